@@ -1,0 +1,37 @@
+# `make demo` and `make test` set up .venv first; `make clean` takes everything away again.
+
+PYTHON ?= python3
+PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: demo test lint clean
+
+demo: .venv/ready
+	.venv/bin/python tools/demo.py
+
+test: lint
+	.venv/bin/python -m pytest --cov=swn_d2.weighting
+
+lint: .venv/ready
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+# requirements.lock names every package, so pip need not resolve (--no-deps) and a source package
+# is built with the lock's own setuptools (--no-build-isolation). Python compiles what it imports.
+.venv/ready: requirements.lock tools/install_detectron2.py tools/detectron2_wheel/_C.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { \
+	    echo "error: requirements.lock is for Python 3.11 and $(PYTHON) is not that;" \
+	        "name one with 'make PYTHON=/path/to/python3.11'." >&2; exit 1; }
+	@echo 'Setting up .venv: about 3 GB of packages to fetch, 6 GB on disk.'
+	rm -rf .venv
+	$(PYTHON) -m venv .venv
+	$(PIP) install --no-compile $$(grep '^setuptools==' requirements.lock)
+	$(PIP) install --no-compile --no-deps --no-build-isolation -r requirements.lock
+	.venv/bin/python tools/install_detectron2.py
+	$(PIP) install --no-deps --no-build-isolation -e .
+	$(PIP) check
+	touch $@
+
+# Trainings under output/ stay; only the demo's go.
+clean:
+	rm -rf .venv output/demo datasets/digit_scenes build *.egg-info .pytest_cache .ruff_cache .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,100 @@
+"""Every config key that swn_d2 adds to Detectron2's, its default and its meaning.
+
+``docs/config.md`` is the reference for users; a test holds it to this file.
+"""
+
+import difflib
+import re
+from typing import Iterator, Sequence
+
+import yaml
+from detectron2.config import CfgNode, get_cfg
+
+from .errors import UserError
+
+__all__ = ["add_swn_config", "load_config"]
+
+
+def add_swn_config(cfg: CfgNode) -> None:
+    """Add swn_d2's keys to a config made by :func:`detectron2.config.get_cfg`, in place."""
+    cfg.MODEL.SAMPLE_WEIGHTER = CfgNode()
+    # How samples are weighted: a name of SAMPLE_WEIGHTER_REGISTRY.
+    cfg.MODEL.SAMPLE_WEIGHTER.NAME = "SWN"
+
+    cfg.MODEL.SWN = swn = CfgNode()
+    # The tasks whose samples are weighted; a task that the detector does not have is skipped.
+    swn.TASKS = ["cls", "box", "mask"]
+    # Factors of the regularisers: lambda_1 and lambda_2 of Eq. 9, and one for the mask loss.
+    swn.LAMBDA_CLS = 0.5
+    swn.LAMBDA_BOX = 0.5
+    swn.LAMBDA_MASK = 0.5
+    # k in w = exp(-k m).
+    swn.EXPONENT = 1.0
+    # m is clamped to [-CLAMP, CLAMP].
+    swn.CLAMP = 2.0
+    # What the network sees of the box loss: its "columns" (one per coordinate) or their "sum".
+    swn.BOX_LOSS_FEATURE = "columns"
+    # "separate": one MLP per task; "shared": one MLP with an output per task.
+    swn.HEADS = "separate"
+    # Average m of the classification task over positives and negatives apart ("per_group"), over
+    # all samples ("all"), or leave every sample its own ("none").
+    swn.CLS_AVERAGING = "none"
+    # What R(m) is divided by: the number of samples in the "group" that it covers, or what the
+    # detector divides the "loss" by.
+    swn.REGULARIZER_DIVISOR = "group"
+    # Weight samples relative to their group, whose total loss stays what it is without weights
+    # (not in the paper), or by the network's weights as they are.
+    swn.RELATIVE = True
+    # a in 1 + a (w - 1), the weight that the detector sees, once it is eased in.
+    swn.STRENGTH = 0.5
+    # Shares of SOLVER.MAX_ITER at which a starts to rise from 0 and has risen to STRENGTH.
+    swn.EASE_IN = [0.5, 0.75]
+
+    # Adam, the weighting network's own optimiser. It follows the detector's schedule.
+    cfg.SOLVER.SWN = CfgNode()
+    cfg.SOLVER.SWN.BASE_LR = 0.001
+    cfg.SOLVER.SWN.WEIGHT_DECAY = 1e-4
+
+
+def load_config(config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:
+    """Detectron2's defaults and swn_d2's, then a config file, then ``KEY VALUE`` overrides.
+
+    Only plain YAML is read, since YAML with Python objects in it can run code.
+
+    Raises:
+        UserError: the file can't be read, a key does not exist, or a value has the wrong type.
+    """
+    cfg = get_cfg()
+    add_swn_config(cfg)
+    try:
+        if config_file:
+            cfg.merge_from_file(config_file, allow_unsafe=False)
+        cfg.merge_from_list(list(opts))
+    except OSError as error:
+        raise UserError(
+            f"cannot read the config file {error.filename}: {error.strerror}."
+        ) from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{config_file} is not a plain YAML file: {error}") from error
+    except (AssertionError, KeyError, ValueError) as error:
+        raise UserError(_explain(cfg, config_file, str(error.args[0]))) from error
+    return cfg
+
+
+def _explain(cfg: CfgNode, config_file: str, reason: str) -> str:
+    where = f"in {config_file} or on the command line" if config_file else "on the command line"
+    unknown = re.search(r"Non-existent (?:config )?key: ([\w.]+)", reason)
+    if unknown is None:
+        return f"the config {where} is not valid: {reason}"
+    key = unknown.group(1)
+    # Compare the whole key, so that a key in the wrong section is found as well.
+    similar = difflib.get_close_matches(key, list(_keys(cfg)), n=1, cutoff=0.6)
+    hint = f" Did you mean {similar[0]}?" if similar else ""
+    return f"there is no config key {key} ({where}).{hint}"
+
+
+def _keys(cfg: CfgNode, prefix: str = "") -> Iterator[str]:
+    for name, value in cfg.items():
+        yield prefix + name
+        if isinstance(value, CfgNode):
+            yield from _keys(value, f"{prefix}{name}.")

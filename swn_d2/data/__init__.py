@@ -1,0 +1,21 @@
+"""Data sets: DigitScenes, any COCO-format data from the command line, and checks of both."""
+
+from .checks import check_datasets
+from .datasets import (
+    add_register_coco_argument,
+    register_coco,
+    register_digit_scenes,
+    register_from_args,
+)
+from .digit_scenes import make_digit_scenes
+
+__all__ = [
+    "add_register_coco_argument",
+    "check_datasets",
+    "make_digit_scenes",
+    "register_coco",
+    "register_digit_scenes",
+    "register_from_args",
+]
+
+register_digit_scenes()

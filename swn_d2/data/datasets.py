@@ -1,0 +1,84 @@
+"""Names for data sets: DigitScenes, and COCO-format data given on the command line.
+
+Detectron2 itself names COCO 2017 (``coco_2017_train``, ...) and Pascal VOC (``voc_2007_trainval``,
+...). Names live in one process only, so a worker that is started anew registers them again.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+from detectron2.utils.file_io import PathManager
+
+from swn_d2.errors import UserError
+
+__all__ = [
+    "add_register_coco_argument",
+    "register_coco",
+    "register_digit_scenes",
+    "register_from_args",
+]
+
+
+def register_digit_scenes() -> None:
+    """Register ``digit_scenes_train`` and ``digit_scenes_val`` under ``$DETECTRON2_DATASETS``.
+
+    The default of that variable is ``datasets``. No file is touched. Names that exist are kept.
+    """
+    root = Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser() / "digit_scenes"
+    for split in ("train", "val"):
+        name = f"digit_scenes_{split}"
+        if name not in DatasetCatalog:
+            annotations = root / "annotations" / f"instances_{split}.json"
+            register_coco_instances(name, {}, str(annotations), str(root / split))
+
+
+def register_coco(name: str, json_file: str, image_dir: str) -> None:
+    """Register a COCO-format data set under ``name``. Doing so twice does no harm.
+
+    What is inside ``json_file`` is not read here but in :func:`swn_d2.data.check_datasets`: a large
+    file takes long to parse, and not every name that is registered is used.
+
+    Raises:
+        UserError: the name belongs to another data set, or the file or the folder does not exist.
+    """
+    if name in DatasetCatalog:
+        known = MetadataCatalog.get(name)
+        files = known.get("json_file"), known.get("image_root")
+        if files == (json_file, image_dir):
+            return
+        raise UserError(
+            f"The data set name {name} is already taken"
+            + (f" by {files[0]} with images in {files[1]}" if files[0] else "")
+            + ". Choose another name after --register-coco."
+        )
+    if not PathManager.isfile(json_file):
+        raise UserError(f"Data set {name}: there is no annotation file {json_file}.")
+    if not PathManager.isdir(image_dir):
+        raise UserError(f"Data set {name}: there is no image folder {image_dir}.")
+    register_coco_instances(name, {}, json_file, image_dir)
+
+
+def add_register_coco_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the repeatable option ``--register-coco NAME ANNOTATIONS.json IMAGE_DIR``."""
+    parser.add_argument(
+        "--register-coco",
+        nargs=3,
+        action="append",
+        default=[],
+        metavar=("NAME", "ANNOTATIONS.json", "IMAGE_DIR"),
+        help="give a COCO-format data set a name to use in DATASETS.TRAIN and DATASETS.TEST; "
+        "can be repeated",
+    )
+
+
+def register_from_args(args: argparse.Namespace) -> None:
+    """Register what :func:`add_register_coco_argument` collected; call it in every process.
+
+    Raises:
+        UserError: see :func:`register_coco`.
+    """
+    for name, json_file, image_dir in args.register_coco:
+        register_coco(name, json_file, image_dir)

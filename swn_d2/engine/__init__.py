@@ -1,0 +1,19 @@
+"""Training: two optimisers as one, the trainer, its checkpoints, the launch of processes."""
+
+from .checkpoint import SafeCheckpointer, is_sample_weighter_key
+from .launch import launch
+from .optimizer import JointOptimizer, build_joint_optimizer, sample_weighter_parameters
+from .setup import check_run, choose_device
+from .trainer import SWNTrainer
+
+__all__ = [
+    "JointOptimizer",
+    "SWNTrainer",
+    "SafeCheckpointer",
+    "build_joint_optimizer",
+    "check_run",
+    "choose_device",
+    "is_sample_weighter_key",
+    "launch",
+    "sample_weighter_parameters",
+]

@@ -1,0 +1,90 @@
+"""Two optimisers that the trainer, the scheduler, AMP and the checkpointer see as one."""
+
+from typing import Any, Dict, List
+
+import torch
+from detectron2.solver import build_optimizer
+from torch import nn
+from torch.optim import Optimizer
+
+from ..errors import UserError
+from ..weighting import SampleWeighter
+
+__all__ = ["JointOptimizer", "build_joint_optimizer", "sample_weighter_parameters"]
+
+
+class JointOptimizer(Optimizer):
+    """Steps several optimisers together.
+
+    ``param_groups`` are the members' own groups, one after the other, so that a learning-rate
+    scheduler and a GradScaler act on all of them. The state is kept, and saved, per member.
+    """
+
+    def __init__(self, **members: Optimizer):
+        """
+        Args:
+            members: name -> optimiser. The names are the keys of the state dict.
+        """
+        self.members = members
+        super().__init__([group for m in members.values() for group in m.param_groups], {})
+
+    def step(self, closure=None) -> None:
+        if closure is not None:
+            raise ValueError("JointOptimizer does not take a closure")
+        for member in self.members.values():
+            member.step()
+
+    def state_dict(self) -> Dict[str, Any]:
+        return {name: member.state_dict() for name, member in self.members.items()}
+
+    def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
+        if set(state_dict) != set(self.members):
+            raise UserError(
+                f"the checkpoint holds the optimisers {sorted(map(str, state_dict))}, but this "
+                f"run has {sorted(self.members)}: it was written by another kind of run. Resume "
+                "with that run's config, or start a new run from its MODEL.WEIGHTS."
+            )
+        for name, member in self.members.items():
+            member.load_state_dict(state_dict[name])
+        # Loading gives every member new groups.
+        self.param_groups = [group for m in self.members.values() for group in m.param_groups]
+
+
+def sample_weighter_parameters(model: nn.Module) -> List[nn.Parameter]:
+    """The trainable parameters of all the :class:`SampleWeighter` in ``model``."""
+    return [
+        parameter
+        for module in model.modules()
+        if isinstance(module, SampleWeighter)
+        for parameter in module.parameters()
+        if parameter.requires_grad
+    ]
+
+
+def build_joint_optimizer(cfg, model: nn.Module) -> JointOptimizer:
+    """Detectron2's optimiser for the detector, and Adam for the weighters (Sec. 4.2).
+
+    A model whose weighter has no parameters gets the detector's optimiser alone, in the same
+    wrapping.
+
+    Args:
+        cfg: a Detectron2 config with swn_d2's keys.
+        model: the detector with its weighters.
+    """
+    detector = build_optimizer(cfg, model)
+    weighter_parameters = sample_weighter_parameters(model)
+    if not weighter_parameters:
+        return JointOptimizer(detector=detector)
+    # Nothing but the groups exists yet: an optimiser's state begins with its first step.
+    others = {id(parameter) for parameter in weighter_parameters}
+    for group in detector.param_groups:
+        group["params"] = [p for p in group["params"] if id(p) not in others]
+    detector.param_groups = [group for group in detector.param_groups if group["params"]]
+    weighter = torch.optim.Adam(
+        # A group for each, since Detectron2 reports the learning rate of the largest group as
+        # the detector's.
+        [{"params": [parameter]} for parameter in weighter_parameters],
+        lr=cfg.SOLVER.SWN.BASE_LR,
+        weight_decay=cfg.SOLVER.SWN.WEIGHT_DECAY,
+    )
+    return JointOptimizer(detector=detector, weighter=weighter)

@@ -1,0 +1,88 @@
+"""The trainer: Detectron2's, with two optimisers and with checkpoints that hold all of a run."""
+
+import os
+import weakref
+from typing import Any, Dict
+
+from detectron2.data import MetadataCatalog
+from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, create_ddp_model
+from detectron2.engine.train_loop import TrainerBase
+from detectron2.evaluation import (
+    COCOEvaluator,
+    DatasetEvaluator,
+    PascalVOCDetectionEvaluator,
+)
+from detectron2.utils import comm
+
+from ..errors import UserError
+from .checkpoint import SafeCheckpointer
+from .optimizer import build_joint_optimizer
+
+__all__ = ["SWNTrainer"]
+
+
+class SWNTrainer(DefaultTrainer):
+    """Trains a detector with SGD and its sample weighter with Adam, on the same schedule.
+
+    Its checkpoints hold the state of both optimisers, the schedule, the iteration and the
+    GradScaler, on every supported version of Detectron2, some of which save less.
+    """
+
+    def __init__(self, cfg):
+        # DefaultTrainer's own steps, but for two of them: its DistributedDataParallel can't
+        # wrap a model on the CPU, and its checkpointer overwrites files in place.
+        TrainerBase.__init__(self)
+        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        data_loader = self.build_train_loader(cfg)
+        on_cpu = cfg.MODEL.DEVICE == "cpu"
+        model = create_ddp_model(
+            model,
+            broadcast_buffers=False,
+            device_ids=None if on_cpu else [comm.get_local_rank()],
+        )
+        simple_trainer = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
+        self._trainer = simple_trainer(model, data_loader, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+
+    @classmethod
+    def build_optimizer(cls, cfg, model):
+        return build_joint_optimizer(cfg, model)
+
+    @classmethod
+    def build_evaluator(cls, cfg, dataset_name: str) -> DatasetEvaluator:
+        """The evaluator of the data set's type: COCO's boxes (and masks), or Pascal VOC's.
+
+        Raises:
+            UserError: there is no evaluator for the type.
+        """
+        evaluator_type = MetadataCatalog.get(dataset_name).evaluator_type
+        if evaluator_type == "coco":
+            folder = os.path.join(cfg.OUTPUT_DIR, "inference")
+            return COCOEvaluator(dataset_name, output_dir=folder)
+        if evaluator_type == "pascal_voc":
+            return PascalVOCDetectionEvaluator(dataset_name)
+        raise UserError(
+            f"DATASETS.TEST has {dataset_name!r}, whose evaluator type is {evaluator_type!r}; "
+            "swn_d2 evaluates data sets of the types coco and pascal_voc."
+        )
+
+    def state_dict(self) -> Dict[str, Any]:
+        state = super().state_dict()
+        # Detectron2 saves this from 0.6 on, its GradScaler only since later still.
+        state["_trainer"] = self._trainer.state_dict()
+        if hasattr(self._trainer, "grad_scaler"):
+            state["_trainer"]["grad_scaler"] = self._trainer.grad_scaler.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._trainer.load_state_dict(state_dict["_trainer"])
+        if hasattr(self._trainer, "grad_scaler"):
+            self._trainer.grad_scaler.load_state_dict(state_dict["_trainer"]["grad_scaler"])

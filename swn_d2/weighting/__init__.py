@@ -1,0 +1,28 @@
+"""How much every training sample counts: pure PyTorch, usable with any detector.
+
+A detector gathers :class:`SampleLosses` and :class:`SampleStatistics`; a :class:`SampleWeighter`
+turns the statistics into :class:`SampleWeights`; :meth:`SampleLosses.weighted` applies them.
+"""
+
+from .network import SampleWeightingNetwork
+from .statistics import TASKS, SampleLosses, SampleStatistics, SampleWeights
+from .swn import SWN
+from .weighters import (
+    SAMPLE_WEIGHTER_REGISTRY,
+    SampleWeighter,
+    Uniform,
+    build_sample_weighter,
+)
+
+__all__ = [
+    "SAMPLE_WEIGHTER_REGISTRY",
+    "SWN",
+    "TASKS",
+    "SampleLosses",
+    "SampleStatistics",
+    "SampleWeighter",
+    "SampleWeightingNetwork",
+    "SampleWeights",
+    "Uniform",
+    "build_sample_weighter",
+]

@@ -1,0 +1,89 @@
+"""The sample weighting network (Sec. 3.4 of the paper, Eq. 10 and 11)."""
+
+from typing import Dict, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .statistics import SampleStatistics
+
+__all__ = ["SampleWeightingNetwork"]
+
+EMBEDDING_DIM = 64
+# Sec. 4.2: with weights this small m is about 0, so that every sample starts with weight 1.
+INIT_STD = 1e-4
+
+
+class SampleWeightingNetwork(nn.Module):
+    """Predicts ``m_i = log(sigma_i^2)`` for every sample and task from the sample's statistics.
+
+    Every statistic is embedded by its own two-layer MLP (F, G, H and K of Eq. 10, one more for
+    the mask loss); the embeddings of a sample are concatenated to ``d_i``, from which an MLP per
+    task (Eq. 11), or one MLP with an output per task, predicts ``m_i``.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        *,
+        box_loss_dim: int = 1,
+        has_mask: bool = False,
+        shared_head: bool = False,
+    ):
+        """
+        Args:
+            tasks: the tasks to predict an m for, a subset of :data:`~swn_d2.weighting.TASKS`.
+            box_loss_dim: columns of the box-loss feature. With 1 the network sees the sum over
+                the columns of the box loss (the paper's scalar L_i), else the columns themselves.
+            has_mask: whether the mask loss is a fifth statistic.
+            shared_head: one MLP with an output per task (the authors' code) instead of one MLP
+                per task (the paper's text).
+        """
+        super().__init__()
+        self.tasks = tuple(tasks)
+        self.box_loss_dim = box_loss_dim
+        dims = {"cls_loss": 1, "box_loss": box_loss_dim, "iou": 1, "prob": 1}
+        if has_mask:
+            dims["mask_loss"] = 1
+        self.embeddings = nn.ModuleDict({name: _embedding(dim) for name, dim in dims.items()})
+        if shared_head:
+            heads = {"shared": _head(len(dims), outputs=len(self.tasks))}
+        else:
+            heads = {task: _head(len(dims), outputs=1) for task in self.tasks}
+        self.heads = nn.ModuleDict(heads)
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=INIT_STD)
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, statistics: SampleStatistics) -> Dict[str, Tensor]:
+        """Task -> (R,) the unclamped m of every sample. The statistics must be finite."""
+        d = torch.cat(
+            [embed(self._feature(statistics, name)) for name, embed in self.embeddings.items()],
+            dim=1,
+        )
+        m = torch.cat([head(d) for head in self.heads.values()], dim=1)
+        return dict(zip(self.tasks, m.unbind(dim=1)))
+
+    def _feature(self, statistics: SampleStatistics, name: str) -> Tensor:
+        value = getattr(statistics, name)
+        if name == "box_loss":
+            return value.sum(dim=1, keepdim=True) if self.box_loss_dim == 1 else value
+        return value[:, None]
+
+
+def _embedding(input_dim: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(input_dim, EMBEDDING_DIM),
+        nn.ReLU(),
+        nn.Linear(EMBEDDING_DIM, EMBEDDING_DIM),
+        nn.ReLU(),
+    )
+
+
+def _head(num_embeddings: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(num_embeddings * EMBEDDING_DIM, EMBEDDING_DIM),
+        nn.ReLU(),
+        nn.Linear(EMBEDDING_DIM, outputs),
+    )

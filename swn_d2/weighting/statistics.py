@@ -1,0 +1,143 @@
+"""What a weighter sees of the training samples, and what it gives back.
+
+Shapes: ``R`` samples (regions of an R-CNN, non-ignored anchors of a dense detector) of the whole
+batch on one device; ``D`` columns of the box loss: 4 for a loss per coordinate, 1 for an IoU loss.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Dict, Optional, Union
+
+import torch
+from torch import Tensor
+
+__all__ = ["TASKS", "SampleLosses", "SampleStatistics", "SampleWeights"]
+
+#: The losses of a detector that samples are weighted in.
+TASKS = ("cls", "box", "mask")
+
+# Far above any loss that a detector survives, far below where float32 arithmetic on it overflows.
+_LARGEST_STATISTIC = 1e4
+
+
+@dataclass
+class SampleLosses:
+    """The unreduced losses of a detector, with their graph.
+
+    Attributes:
+        cls: (R,) classification loss of each sample.
+        box: (R, D) box loss, 0 for negatives.
+        mask: (R,) mask loss, 0 for negatives; None for a detector without masks.
+        normalizers: for each task, what the detector divides the sum of its losses by
+            (N_1 and N_2 of Eq. 2 of the paper), a number or a 0-d tensor, greater than 0.
+    """
+
+    cls: Tensor
+    box: Tensor
+    normalizers: Dict[str, Union[float, Tensor]]
+    mask: Optional[Tensor] = None
+
+    def weighted(self, weights: "SampleWeights") -> Dict[str, Tensor]:
+        """The losses of Eq. 2, reduced: task -> ``sum_i w_i L_i / N``, a 0-d tensor."""
+        per_sample = {"cls": self.cls, "box": self.box.sum(dim=1), "mask": self.mask}
+        return {
+            task: (getattr(weights, task) * loss).sum() / self.normalizers[task]
+            for task, loss in per_sample.items()
+            if loss is not None
+        }
+
+
+@dataclass
+class SampleStatistics:
+    """The statistics of the samples (Sec. 3.4 of the paper), detached and in float32.
+
+    Attributes:
+        cls_loss: (R,) classification loss.
+        box_loss: (R, D) box loss; 0 for negatives.
+        iou: (R,) IoU of the predicted, decoded box with its ground truth; 0 for negatives.
+        prob: (R,) predicted probability of the true class; 0 for negatives.
+        is_foreground: (R,) bool, True for positives.
+        normalizers: as in :class:`SampleLosses`.
+        mask_loss: (R,) mask loss, 0 for negatives; None for a detector without masks.
+    """
+
+    cls_loss: Tensor
+    box_loss: Tensor
+    iou: Tensor
+    prob: Tensor
+    is_foreground: Tensor
+    normalizers: Dict[str, Union[float, Tensor]]
+    mask_loss: Optional[Tensor] = None
+
+    def __post_init__(self):
+        num_samples = len(self.cls_loss)
+        for name in ("cls_loss", "box_loss", "iou", "prob", "mask_loss"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if len(value) != num_samples or value.dim() != (2 if name == "box_loss" else 1):
+                raise ValueError(
+                    f"{name} has shape {tuple(value.shape)}, but there are {num_samples} samples"
+                )
+            setattr(self, name, value.detach().float())
+        if self.is_foreground.dtype != torch.bool or len(self.is_foreground) != num_samples:
+            raise ValueError(f"is_foreground must be a bool tensor of shape ({num_samples},)")
+
+    @classmethod
+    def of(
+        cls, losses: SampleLosses, *, iou: Tensor, prob: Tensor, is_foreground: Tensor
+    ) -> "SampleStatistics":
+        """The statistics that belong to ``losses``; the other arguments as the attributes."""
+        return cls(
+            cls_loss=losses.cls,
+            box_loss=losses.box,
+            iou=iou,
+            prob=prob,
+            is_foreground=is_foreground,
+            normalizers=losses.normalizers,
+            mask_loss=losses.mask,
+        )
+
+    def __len__(self) -> int:
+        return len(self.cls_loss)
+
+    def loss(self, task: str) -> Tensor:
+        """(R,) the loss of ``task``, summed over the columns of the box loss."""
+        return self.box_loss.sum(dim=1) if task == "box" else getattr(self, f"{task}_loss")
+
+    def finite(self) -> "SampleStatistics":
+        """A copy in which NaN and negative values are 0 and large ones are bounded.
+
+        A box prediction can be infinite in the first iterations; the weighting network must
+        survive that, since its Adam moments would never recover from a NaN.
+        """
+
+        def clean(x: Tensor) -> Tensor:
+            return torch.nan_to_num(x, nan=0.0).clamp(0.0, _LARGEST_STATISTIC)
+
+        return replace(
+            self,
+            cls_loss=clean(self.cls_loss),
+            box_loss=clean(self.box_loss),
+            iou=clean(self.iou),
+            prob=clean(self.prob),
+            mask_loss=None if self.mask_loss is None else clean(self.mask_loss),
+        )
+
+
+@dataclass
+class SampleWeights:
+    """The weights ``s_i`` of Eq. 2 of the paper.
+
+    Attributes:
+        cls: (R,) weight of each sample in the classification loss.
+        box: (R,) weight in the box loss; without effect on negatives, whose box loss is 0.
+        mask: (R,) weight in the mask loss; None for a detector without masks.
+        regularizers: loss name -> 0-d tensor to be added to the detector's losses.
+        scalars: name -> 0-d tensor, further figures worth logging.
+    """
+
+    cls: Tensor
+    box: Tensor
+    mask: Optional[Tensor] = None
+    regularizers: Dict[str, Tensor] = field(default_factory=dict)
+    scalars: Dict[str, Tensor] = field(default_factory=dict)

@@ -1,0 +1,239 @@
+"""The learned weighter of the paper, with its two readings and the relative formulation."""
+
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from .network import SampleWeightingNetwork
+from .objective import (
+    average_per_group,
+    group_mean,
+    group_std,
+    preserve_total_loss,
+    regularizer,
+)
+from .statistics import TASKS, SampleStatistics, SampleWeights
+from .weighters import SAMPLE_WEIGHTER_REGISTRY, SampleWeighter
+
+__all__ = ["SWN"]
+
+
+@SAMPLE_WEIGHTER_REGISTRY.register()
+class SWN(SampleWeighter):
+    """Sample weighting network: ``w_i = exp(-k m_i)``, with m from a network trained by Eq. 9.
+
+    The *absolute* formulation is the paper's: the detector's losses are multiplied by w as it
+    is. Its stationary point is ``w = lambda / (k L)``, L being what the sample contributes to
+    the loss; so the weights also rescale whole tasks and groups.
+
+    In the *relative* formulation (the default, not in the paper) every group of samples keeps
+    the total loss that it has without weights, so that a weight only says how much a sample
+    counts within its group: positives and negatives for the classification loss, positives for
+    the other losses. The network is trained by Eq. 9 in units of the group's mean loss: a sample
+    with that loss has its stationary point at w = 1, whatever the scale of the detector's loss.
+
+    In both, what the detector sees is ``1 + a (w - 1)``. ``a`` rises linearly from 0 to
+    ``strength`` while the iterations go through ``ease_in``: the losses of a detector that can
+    not detect yet say little about its samples.
+    """
+
+    def __init__(
+        self,
+        *,
+        tasks: Sequence[str] = TASKS,
+        lambdas: Mapping[str, float],
+        exponent: float = 1.0,
+        clamp: float = 2.0,
+        box_loss_dim: int = 4,
+        box_loss_feature: str = "columns",
+        has_mask: bool = False,
+        heads: str = "separate",
+        cls_averaging: str = "none",
+        regularizer_divisor: str = "group",
+        relative: bool = True,
+        strength: float = 1.0,
+        ease_in: Tuple[int, int] = (0, 0),
+    ):
+        """
+        Args:
+            tasks: the tasks to weight, a subset of :data:`~swn_d2.weighting.TASKS`; the other
+                tasks keep weight 1.
+            lambdas: for each task, the factor of its regulariser (lambda_1 and lambda_2 of
+                Eq. 9), at least 0.
+            exponent: k, greater than 0; 2 in Eq. 9.
+            clamp: m is clamped to ``[-clamp, clamp]`` (Sec. 4.2).
+            box_loss_dim: columns of the detector's box loss.
+            box_loss_feature: "columns", or "sum" for the paper's scalar.
+            has_mask: whether the detector has a mask loss.
+            heads: "separate", one MLP per task, or "shared".
+            cls_averaging: average m of the classification task over positives and negatives
+                apart ("per_group"), over all samples ("all"), or not ("none").
+            regularizer_divisor: "group" divides R(m) by the number of samples in the group,
+                "loss" by what the detector divides the loss by.
+            relative: the formulation, see the class.
+            strength: a, in [0, 1], once it is eased in. A strength of 0.5 leaves every sample at
+                least half of the weight that it has in a plain detector.
+            ease_in: iterations at which a starts to rise and has risen.
+
+        Raises:
+            UserError: an argument is out of its range.
+        """
+        super().__init__()
+        _check("MODEL.SWN.EXPONENT", exponent, exponent > 0, "greater than 0")
+        _check("MODEL.SWN.CLAMP", clamp, clamp > 0, "greater than 0")
+        _check("MODEL.SWN.STRENGTH", strength, 0 <= strength <= 1, "between 0 and 1")
+        _check("MODEL.SWN.EASE_IN", ease_in, 0 <= ease_in[0] <= ease_in[1], "0 <= start <= end")
+        for task, value in lambdas.items():
+            _check(f"MODEL.SWN.LAMBDA_{task.upper()}", value, value >= 0, "at least 0")
+        _check_choice("MODEL.SWN.BOX_LOSS_FEATURE", box_loss_feature, ("columns", "sum"))
+        _check_choice("MODEL.SWN.HEADS", heads, ("separate", "shared"))
+        _check_choice("MODEL.SWN.CLS_AVERAGING", cls_averaging, ("per_group", "all", "none"))
+        _check_choice("MODEL.SWN.REGULARIZER_DIVISOR", regularizer_divisor, ("group", "loss"))
+        for task in tasks:
+            _check_choice("MODEL.SWN.TASKS", task, TASKS)
+        self.tasks = tuple(t for t in TASKS if t in tasks and (has_mask or t != "mask"))
+        _check("MODEL.SWN.TASKS", tuple(tasks), bool(self.tasks), "tasks that the detector has")
+
+        self.lambdas = dict(lambdas)
+        self.exponent = exponent
+        self.clamp = clamp
+        self.cls_averaging = cls_averaging
+        self.regularizer_divisor = regularizer_divisor
+        self.relative = relative
+        self.strength = strength
+        self.ease_in = tuple(ease_in)
+        self.network = SampleWeightingNetwork(
+            self.tasks,
+            box_loss_dim=box_loss_dim if box_loss_feature == "columns" else 1,
+            has_mask=has_mask,
+            shared_head=heads == "shared",
+        )
+        # A buffer: it must survive a resume, and a Python number would be lost with the process.
+        self.register_buffer("num_iterations", torch.zeros((), dtype=torch.long))
+
+    @classmethod
+    def from_config(cls, cfg, *, box_loss_dim: int, has_mask: bool) -> Dict[str, Any]:
+        swn = cfg.MODEL.SWN
+        return {
+            "tasks": swn.TASKS,
+            "lambdas": {
+                "cls": swn.LAMBDA_CLS,
+                "box": swn.LAMBDA_BOX,
+                "mask": swn.LAMBDA_MASK,
+            },
+            "exponent": swn.EXPONENT,
+            "clamp": swn.CLAMP,
+            "box_loss_dim": box_loss_dim,
+            "box_loss_feature": swn.BOX_LOSS_FEATURE,
+            "has_mask": has_mask,
+            "heads": swn.HEADS,
+            "cls_averaging": swn.CLS_AVERAGING,
+            "regularizer_divisor": swn.REGULARIZER_DIVISOR,
+            "relative": swn.RELATIVE,
+            "strength": swn.STRENGTH,
+            "ease_in": tuple(round(share * cfg.SOLVER.MAX_ITER) for share in swn.EASE_IN),
+        }
+
+    def forward(self, statistics: SampleStatistics) -> SampleWeights:
+        # Eq. 9 has exponentials and sums over all samples: not for half precision.
+        with torch.autocast(statistics.cls_loss.device.type, enabled=False):
+            return self._weigh(statistics.finite())
+
+    def _weigh(self, statistics: SampleStatistics) -> SampleWeights:
+        ones = torch.ones_like(statistics.cls_loss)
+        result = SampleWeights(
+            cls=ones, box=ones, mask=None if statistics.mask_loss is None else ones
+        )
+        amount = self._amount()
+        for task, m in self.network(statistics).items():
+            groups = self._groups(task, statistics.is_foreground)
+            normalizer = statistics.normalizers[task]
+            if self.regularizer_divisor == "group":
+                divisors = [group.sum().clamp(min=1) for group in groups]
+            else:
+                divisors = [normalizer] * len(groups)
+
+            m = m.clamp(-self.clamp, self.clamp)
+            if task == "cls" and self.cls_averaging != "none":
+                m = average_per_group(m, groups)
+            w = torch.exp(-self.exponent * m)
+            result.regularizers[f"loss_swn_{task}"] = self.lambdas[task] * regularizer(
+                m, groups, divisors
+            )
+
+            seen, trained = w.detach(), w
+            if self.relative:
+                seen, trained = self._relative(
+                    w, statistics.loss(task), groups, divisors, normalizer, self.lambdas[task]
+                )
+            seen = 1 + amount * (seen - 1)
+            # The value is what the detector sees, the gradient what trains the network: L_i is
+            # multiplied by the one and its value, as the gradient's factor, by the other.
+            setattr(result, task, seen + (trained - trained.detach()))
+            self._add_scalars(result, task, w.detach(), statistics.is_foreground)
+        result.scalars["swn/strength"] = amount
+        return result
+
+    def _relative(
+        self,
+        w: Tensor,
+        losses: Tensor,
+        groups: List[Tensor],
+        divisors: List,
+        normalizer,
+        weight_of_regularizer: float,
+    ) -> Tuple[Tensor, Tensor]:
+        """The weights as the detector sees them, and as they train the network; both (R,).
+
+        For a group G with regulariser ``lambda sum_G m / D`` the second term must be
+        ``lambda / k sum_G w_i l_i / D``, with ``l_i = L_i / mean_G(L)``, for w to be stationary
+        at ``1 / l_i``. The detector will multiply by ``L_i / N``, hence the scale.
+        """
+        seen, trained = torch.ones_like(w), torch.zeros_like(w)
+        for group, divisor in zip(groups, divisors):
+            seen = torch.where(
+                group, w.detach() * preserve_total_loss(w.detach(), losses, group), seen
+            )
+            mean_loss = group_mean(losses, group)
+            scale = weight_of_regularizer * normalizer / (self.exponent * divisor * mean_loss)
+            scale = torch.where(mean_loss > 0, scale, torch.zeros_like(scale))
+            trained = trained + w * group * scale
+        return seen, trained
+
+    def _groups(self, task: str, is_foreground: Tensor) -> List[Tensor]:
+        if task != "cls":
+            return [is_foreground]
+        if self.cls_averaging == "all":
+            return [torch.ones_like(is_foreground)]
+        return [is_foreground, ~is_foreground]
+
+    def _amount(self) -> Tensor:
+        """0-d tensor, the strength at this iteration; counts the iteration when training."""
+        start, end = self.ease_in
+        risen = (self.num_iterations + 1 - start) / max(end - start, 1)
+        if self.training:
+            self.num_iterations += 1
+        return self.strength * risen.clamp(0, 1)
+
+    def _add_scalars(
+        self, result: SampleWeights, task: str, w: Tensor, is_foreground: Tensor
+    ) -> None:
+        """The weights as the network predicts them, before they are made relative and eased in."""
+        groups = {task: is_foreground}
+        if task == "cls":
+            groups = {"cls_fg": is_foreground, "cls_bg": ~is_foreground}
+        for name, group in groups.items():
+            result.scalars[f"swn/w_{name}_mean"] = group_mean(w, group)
+            result.scalars[f"swn/w_{name}_std"] = group_std(w, group)
+
+
+def _check(key: str, value, is_valid: bool, rule: str) -> None:
+    if not is_valid:
+        raise UserError(f"{key} is {value}, but it must be {rule}.")
+
+
+def _check_choice(key: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise UserError(f"{key} has {value!r}, but it must be one of: {', '.join(choices)}.")

@@ -1,0 +1,70 @@
+"""The sample weighters' registry, their common base, and the plain one.
+
+A weighter is the choice of ``s_i`` in Eq. 2 of the paper. Another way of weighting is one more
+module in this folder with one registered class, and a config that names it.
+"""
+
+from typing import Any, Dict
+
+import torch
+from fvcore.common.registry import Registry
+from torch import nn
+
+from ..errors import UserError
+from .statistics import SampleStatistics, SampleWeights
+
+__all__ = ["SAMPLE_WEIGHTER_REGISTRY", "SampleWeighter", "Uniform", "build_sample_weighter"]
+
+SAMPLE_WEIGHTER_REGISTRY = Registry("SAMPLE_WEIGHTER")
+SAMPLE_WEIGHTER_REGISTRY.__doc__ = """
+Classes derived from :class:`SampleWeighter`. ``MODEL.SAMPLE_WEIGHTER.NAME`` chooses one.
+"""
+
+
+class SampleWeighter(nn.Module):
+    """Maps the statistics of a batch's samples to their weights.
+
+    Its parameters, if it has any, are trained by the weighter's own optimiser
+    (``SOLVER.SWN``), the detector's by the detector's.
+    """
+
+    @classmethod
+    def from_config(cls, cfg, *, box_loss_dim: int, has_mask: bool) -> Dict[str, Any]:
+        """The constructor's arguments, from a config and from what the detector offers.
+
+        Args:
+            cfg: a Detectron2 config.
+            box_loss_dim: columns of the detector's unreduced box loss.
+            has_mask: whether the detector has a mask loss.
+        """
+        return {}
+
+    def forward(self, statistics: SampleStatistics) -> SampleWeights:
+        raise NotImplementedError
+
+
+@SAMPLE_WEIGHTER_REGISTRY.register()
+class Uniform(SampleWeighter):
+    """Every weight is 1: the detector as it is without this package."""
+
+    def forward(self, statistics: SampleStatistics) -> SampleWeights:
+        ones = torch.ones_like(statistics.cls_loss)
+        return SampleWeights(
+            cls=ones, box=ones, mask=None if statistics.mask_loss is None else ones
+        )
+
+
+def build_sample_weighter(cfg, *, box_loss_dim: int, has_mask: bool) -> SampleWeighter:
+    """The weighter that ``cfg.MODEL.SAMPLE_WEIGHTER.NAME`` names.
+
+    Args: as for :meth:`SampleWeighter.from_config`.
+
+    Raises:
+        UserError: the name is not registered.
+    """
+    name = cfg.MODEL.SAMPLE_WEIGHTER.NAME
+    if name not in SAMPLE_WEIGHTER_REGISTRY:
+        known = ", ".join(sorted(key for key, _ in SAMPLE_WEIGHTER_REGISTRY))
+        raise UserError(f"MODEL.SAMPLE_WEIGHTER.NAME is {name!r}, but it must be one of: {known}.")
+    weighter = SAMPLE_WEIGHTER_REGISTRY.get(name)
+    return weighter(**weighter.from_config(cfg, box_loss_dim=box_loss_dim, has_mask=has_mask))

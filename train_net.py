@@ -1,0 +1,64 @@
+#!/usr/bin/env python3
+"""Train or evaluate a detector with sample weighting. Used as Detectron2's own train_net.py."""
+
+from swn_d2.errors import require_detectron2, user_errors_exit
+
+with user_errors_exit():
+    require_detectron2()
+
+from detectron2.engine import default_argument_parser, default_setup
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from swn_d2 import SWNTrainer, load_config
+from swn_d2.data import add_register_coco_argument, register_from_args
+from swn_d2.engine import SafeCheckpointer, check_run, choose_device, launch
+
+
+def setup(args):
+    """The run's config, from the config file and the command line."""
+    cfg = load_config(args.config_file, args.opts)
+    choose_device(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def main(args):
+    with user_errors_exit():
+        register_from_args(args)
+        cfg = setup(args)
+        default_setup(cfg, args)
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="swn_d2")
+        if args.eval_only:
+            model = SWNTrainer.build_model(cfg)
+            SafeCheckpointer(model, save_dir=cfg.OUTPUT_DIR).load_whole(cfg.MODEL.WEIGHTS)
+            results = SWNTrainer.test(cfg, model)
+            if comm.is_main_process():
+                verify_results(cfg, results)
+            return results
+        trainer = SWNTrainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        return trainer.train()
+
+
+def argument_parser():
+    parser = default_argument_parser()
+    add_register_coco_argument(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    args = argument_parser().parse_args()
+    with user_errors_exit():
+        # In this process first: a mistake is reported once, and before any process starts.
+        register_from_args(args)
+        check_run(setup(args), eval_only=args.eval_only, resume=args.resume)
+        launch(
+            main,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
