@@ -232,8 +232,8 @@ def _pip(*arguments: str) -> None:
         # pip ends on its error; where pip itself is missing, Python says so in the last line.
         reason = (result.stdout.splitlines() or [f"exit status {result.returncode}"])[-1]
         raise InstallError(
-            f"`pip {arguments[0]} {arguments[1]}` failed ({reason.strip()}); check the connection to your "
-            "package registry, and that the disk has space."
+            f"`pip {arguments[0]} {arguments[1]}` failed ({reason.strip()}); check the connection "
+            "to your package registry, and that the disk has space."
         )
 
 

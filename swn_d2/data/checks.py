@@ -253,7 +253,7 @@ def _check_annotations(file: str, content: dict, polygons_only: bool) -> None:
 
 def _describe(fault: str, found: list[dict]) -> str:
     some = ", ".join(f"annotation {a['id']} of image {a['image_id']}" for a in found[:3])
-    return f"{fault} ({len(found)} in all): {some}{', ...' if len(found) > 3 else ''}"
+    return f"{fault} ({len(found)} in all): {some}{' and others' if len(found) > 3 else ''}"
 
 
 def _reference_fault(annotation: dict, images: dict, categories: set) -> str | None:

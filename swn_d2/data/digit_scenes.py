@@ -85,8 +85,8 @@ def make_digit_scenes(
         "num_train": num_train,
         "num_val": num_val,
         "image_size": list(image_size),
-        "box_noise_share": box_noise_share,
-        "box_noise_amount": box_noise_amount,
+        "box_noise_share": float(box_noise_share),  # 1 and 1.0 are the same request
+        "box_noise_amount": float(box_noise_amount),
         "seed": seed,
     }
     _check_request(request)

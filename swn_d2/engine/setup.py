@@ -34,4 +34,4 @@ def check_run(cfg, *, eval_only: bool, resume: bool) -> None:
         raise UserError(
             "SOLVER.AMP.ENABLED needs a GPU, and there is none; add SOLVER.AMP.ENABLED False."
         )
-    check_datasets(cfg)
+    check_datasets(cfg, eval_only=eval_only)

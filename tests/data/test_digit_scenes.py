@@ -2,8 +2,7 @@ import hashlib
 import importlib.util
 import json
 import math
-import signal
-import subprocess
+import multiprocessing
 import sys
 import time
 from pathlib import Path
@@ -82,6 +81,16 @@ def test_splits_share_neither_scans_nor_background():
         assert np.array_equal(np.concatenate(halves, axis=1), photograph)
 
 
+def test_scenes_of_the_splits_are_drawn_independently(scenes):
+    # The same random numbers would put as many digits in the first training image as in the first
+    # validation image, and so on.
+    image_ids = [
+        [a["image_id"] for a in annotations(scenes, split)["annotations"] if a["image_id"] <= 20]
+        for split in ("train", "val")
+    ]
+    assert image_ids[0] != image_ids[1]
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_boxes_are_the_extents_of_the_masks(scenes, split):
     content = annotations(scenes, split)
@@ -145,6 +154,17 @@ def test_share_and_amount_of_the_box_noise(scenes):
     assert abs(moved[inside].mean()) < 4 * 0.2 / math.sqrt(3) / math.sqrt(inside.sum()) + 0.002
     assert (corners(noisy) >= 0).all() and (corners(noisy) <= [192, 160, 192, 160]).all()
     assert (noisy[:, 2:] > 0).all()
+
+
+def test_more_noise_keeps_the_jitter_of_less(tmp_path):
+    boxes = [
+        [(a["bbox"], a["clean_bbox"]) for a in annotations(root)["annotations"]]
+        for share in (0.3, 0.7)
+        for root in [make_digit_scenes(tmp_path / str(share), **SMALL, box_noise_share=share)]
+    ]
+    moved = [[bbox != clean for bbox, clean in found] for found in boxes]
+    assert 0 < sum(moved[0]) < sum(moved[1])
+    assert all(more == less for less, more in zip(*boxes, strict=True) if less[0] != less[1])
 
 
 def test_validation_boxes_stay_clean_and_the_request_is_recorded(scenes):
@@ -258,19 +278,36 @@ def test_a_path_that_cannot_be_written(tmp_path):
         make_digit_scenes(tmp_path / "file" / "scenes", **SMALL)
 
 
+def start(root, **arguments):
+    """Make scenes in a process of their own."""
+    context = multiprocessing.get_context("fork")  # quick: nothing has to be imported again
+    process = context.Process(target=make_digit_scenes, args=(root,), kwargs=arguments)
+    process.start()
+    return process
+
+
 def test_a_killed_run_leaves_nothing_that_looks_complete(tmp_path):
     root = tmp_path / "scenes"
-    command = "import sys; from swn_d2.data import make_digit_scenes as m; m(sys.argv[1])"
-    process = subprocess.Popen([sys.executable, "-c", command, str(root)], cwd=REPOSITORY)
-    deadline = time.monotonic() + 120
+    process = start(root, num_train=20, num_val=100_000)
+    deadline = time.monotonic() + 60
     while not list(tmp_path.rglob("val/*.jpg")):  # the training half is written by now
-        assert process.poll() is None and time.monotonic() < deadline
+        assert process.is_alive() and time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     assert not root.exists()
     make_digit_scenes(root, **SMALL)
     assert len(annotations(root)["images"]) == 6
+
+
+def test_two_runs_at_once_make_one_folder(tmp_path):
+    root = tmp_path / "scenes"
+    processes = [start(root, num_train=40, num_val=1) for _ in range(2)]
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert list(tmp_path.iterdir()) == [root]
+    make_digit_scenes(root, num_train=40, num_val=1)  # complete, so it is kept
 
 
 def load_tool():

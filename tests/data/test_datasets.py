@@ -1,0 +1,78 @@
+import argparse
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from swn_d2.data import (
+    add_register_coco_argument,
+    register_coco,
+    register_digit_scenes,
+    register_from_args,
+)
+from swn_d2.errors import UserError
+
+
+@pytest.fixture
+def files(scenes):
+    return str(scenes / "annotations" / "instances_val.json"), str(scenes / "val")
+
+
+def parse(*argv):
+    parser = argparse.ArgumentParser()
+    add_register_coco_argument(parser)
+    return parser.parse_args(argv)
+
+
+def test_digit_scenes_have_names_after_import():
+    for split in ("train", "val"):
+        assert f"digit_scenes_{split}" in DatasetCatalog
+        metadata = MetadataCatalog.get(f"digit_scenes_{split}")
+        assert metadata.json_file.endswith(f"digit_scenes/annotations/instances_{split}.json")
+        assert metadata.image_root.endswith(f"digit_scenes/{split}")
+    register_digit_scenes()  # once more does no harm
+
+
+def test_digit_scenes_live_under_detectron2_datasets(monkeypatch, tmp_path):
+    before = {s: MetadataCatalog.get(f"digit_scenes_{s}").json_file for s in ("train", "val")}
+    try:
+        for split in before:
+            DatasetCatalog.remove(f"digit_scenes_{split}")
+            MetadataCatalog.remove(f"digit_scenes_{split}")
+        monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+        register_digit_scenes()
+        metadata = MetadataCatalog.get("digit_scenes_val")
+        assert metadata.image_root == str(tmp_path / "digit_scenes" / "val")
+    finally:
+        for split in before:
+            DatasetCatalog.remove(f"digit_scenes_{split}")
+            MetadataCatalog.remove(f"digit_scenes_{split}")
+        monkeypatch.undo()
+        register_digit_scenes()
+    assert {s: MetadataCatalog.get(f"digit_scenes_{s}").json_file for s in before} == before
+
+
+def test_register_from_the_command_line(files, clean_catalog):
+    args = parse("--register-coco", "one", *files, "--register-coco", "two", *files)
+    register_from_args(args)
+    register_from_args(args)  # as a parent and its worker in one process would
+    assert len(DatasetCatalog.get("one")) == len(DatasetCatalog.get("two")) == 20
+    assert MetadataCatalog.get("one").thing_classes == list("0123456789")
+    assert MetadataCatalog.get("one").evaluator_type == "coco"
+    register_from_args(parse())  # the option may be left out
+
+
+def test_a_name_that_is_taken(files, clean_catalog):
+    with pytest.raises(UserError, match="coco_2017_train is already taken by .*train2017.json"):
+        register_coco("coco_2017_train", *files)
+    DatasetCatalog.register("bare", lambda: [])
+    with pytest.raises(UserError, match="name bare is already taken. Choose another"):
+        register_coco("bare", *files)
+
+
+def test_a_file_or_folder_that_is_missing(files, clean_catalog):
+    json_file, image_dir = files
+    with pytest.raises(UserError, match="own: there is no annotation file nowhere.json"):
+        register_coco("own", "nowhere.json", image_dir)
+    with pytest.raises(UserError, match="own: there is no image folder nowhere"):
+        register_coco("own", json_file, "nowhere")
+    assert "own" not in DatasetCatalog

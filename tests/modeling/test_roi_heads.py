@@ -1,0 +1,306 @@
+"""SWNROIHeads against Detectron2's StandardROIHeads, on the same parameters and inputs."""
+
+import copy
+import logging
+import subprocess
+import sys
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
+
+from swn_d2.engine import SafeCheckpointer, is_sample_weighter_key
+from swn_d2.errors import UserError
+from swn_d2.modeling import LOG_PERIOD
+from tests.tiny import (
+    batch,
+    batch_with_empty_image,
+    empty_batch,
+    tiny_config,
+    tiny_model,
+    training_losses,
+)
+from tests.weighting.conftest import randomize
+
+BATCHES = {"objects": batch, "an empty image": batch_with_empty_image, "no objects": empty_batch}
+BOX_HEADS = {
+    "smooth-L1": [],
+    "L1": ["MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA", 0.0],
+    "GIoU": ["MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE", "giou"],
+    "class-agnostic": ["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True],
+    "GIoU, class-agnostic, weight 2": [
+        *("MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE", "giou"),
+        *("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True),
+        *("MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT", 2.0),
+    ],
+}
+PAPER_READING = [
+    *("MODEL.SWN.RELATIVE", False),
+    *("MODEL.SWN.STRENGTH", 1.0),
+    *("MODEL.SWN.EASE_IN", [0.0, 0.0]),
+    *("MODEL.SWN.CLS_AVERAGING", "per_group"),
+]
+
+
+def stock_and_swn(*opts):
+    """The two models with the same detector parameters."""
+    stock = tiny_model(tiny_config(*opts, roi_heads="StandardROIHeads"))
+    swn = tiny_model(tiny_config(*opts))
+    result = swn.load_state_dict(stock.state_dict(), strict=False)
+    assert not result.unexpected_keys
+    assert result.missing_keys and all(map(is_sample_weighter_key, result.missing_keys))
+    return stock, swn
+
+
+@pytest.mark.parametrize("inputs", BATCHES.values(), ids=BATCHES)
+@pytest.mark.parametrize("opts", BOX_HEADS.values(), ids=BOX_HEADS)
+def test_losses_at_the_start_are_stock(opts, inputs):
+    stock, swn = stock_and_swn(*PAPER_READING, *opts)
+    expected = training_losses(stock, inputs())
+    actual = training_losses(swn, inputs())
+    for name, loss in expected.items():
+        assert actual[name].item() == pytest.approx(loss.item(), rel=1e-5, abs=1e-8), name
+    added = set(actual) - set(expected)
+    assert added == {"loss_swn_cls", "loss_swn_box"}
+    assert all(abs(actual[name].item()) < 1e-6 for name in added)
+
+
+def test_uniform_trains_as_stock():
+    """Five steps with plain SGD: the same losses at every step."""
+    stock = tiny_model(tiny_config(roi_heads="StandardROIHeads"))
+    swn = tiny_model(tiny_config("MODEL.SAMPLE_WEIGHTER.NAME", "Uniform"))
+    swn.load_state_dict(stock.state_dict())  # strict: Uniform adds no key
+    history = []
+    for model in (stock, swn):
+        sgd = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+        history.append([])
+        for step in range(5):
+            losses = training_losses(model, batch(seed=step), seed=step)
+            sgd.zero_grad()
+            sum(losses.values()).backward()
+            sgd.step()
+            history[-1].append({name: loss.item() for name, loss in losses.items()})
+    for expected, actual in zip(*history):
+        assert actual == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("opts", BOX_HEADS.values(), ids=BOX_HEADS)
+def test_inference_is_stock_to_the_bit(opts):
+    stock, swn = stock_and_swn(*opts)
+    randomize(swn.roi_heads.sample_weighter)
+    inputs = batch()
+    with torch.no_grad():
+        expected, actual = stock.eval()(inputs), swn.eval()(inputs)
+    for a, e in zip(actual, expected):
+        assert len(e["instances"]) > 0
+        assert torch.equal(a["instances"].pred_boxes.tensor, e["instances"].pred_boxes.tensor)
+        assert torch.equal(a["instances"].scores, e["instances"].scores)
+        assert torch.equal(a["instances"].pred_classes, e["instances"].pred_classes)
+
+
+def test_checkpoint_loads_into_stock_detectron2(tmp_path):
+    """In a fresh interpreter that never imports swn_d2, from the config's stock keys."""
+    cfg = tiny_config()
+    model = tiny_model(cfg)
+    SafeCheckpointer(model, str(tmp_path)).save("model")
+    inputs = batch()
+    with torch.no_grad():
+        scores = [r["instances"].scores for r in model.eval()(inputs)]
+    stock = tiny_config("MODEL.WEIGHTS", str(tmp_path / "model.pth"), roi_heads="StandardROIHeads")
+    for node in (stock.MODEL.pop("SAMPLE_WEIGHTER"), stock.MODEL.pop("SWN"), stock.SOLVER.pop("SWN")):
+        assert node
+    (tmp_path / "stock.yaml").write_text(stock.dump())
+    torch.save({"images": [i["image"] for i in inputs], "scores": scores}, tmp_path / "io.pt")
+    code = f"""
+import sys, torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import get_cfg
+from detectron2.modeling import build_model
+cfg = get_cfg()
+cfg.merge_from_file({str(tmp_path / "stock.yaml")!r})
+model = build_model(cfg)
+state = torch.load(cfg.MODEL.WEIGHTS)["model"]
+result = model.load_state_dict(state, strict=False)
+assert not result.missing_keys
+assert result.unexpected_keys and all("sample_weighter" in key for key in result.unexpected_keys)
+DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+io = torch.load({str(tmp_path / "io.pt")!r})
+with torch.no_grad():
+    results = model.eval()([dict(image=i, height=64, width=96) for i in io["images"]])
+for result, scores in zip(results, io["scores"]):
+    assert len(scores) and torch.equal(result["instances"].scores, scores)
+assert "swn_d2" not in sys.modules
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("inputs", BATCHES.values(), ids=BATCHES)
+@pytest.mark.parametrize("opts", [PAPER_READING, []], ids=["paper", "relative"])
+def test_every_parameter_gets_a_gradient(inputs, opts):
+    """DistributedDataParallel stops on a parameter that took no part in the loss."""
+    model = tiny_model(tiny_config(*opts))
+    losses = training_losses(model, inputs())
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+@pytest.mark.parametrize("inputs", BATCHES.values(), ids=BATCHES)
+def test_bfloat16_autocast_trains(inputs):
+    model = tiny_model(tiny_config(*PAPER_READING))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = training_losses(model, inputs())
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert losses["loss_cls"].dtype == torch.float32
+    weighter = model.roi_heads.sample_weighter
+    assert all(torch.isfinite(p.grad).all() for p in weighter.parameters())
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e20])
+def test_non_finite_box_predictions(value):
+    """The loss may become infinite, as in stock Detectron2; the weights stay finite."""
+    model = tiny_model(tiny_config(*PAPER_READING))
+    predictor = model.roi_heads.box_predictor
+    with torch.no_grad():
+        predictor.bbox_pred.bias[0] = value
+    seen = []
+    weighter = model.roi_heads.sample_weighter
+    weighter.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], output)))
+    training_losses(model, batch())
+    statistics, weights = seen[0]
+    assert not torch.isfinite(statistics.box_loss).all() or statistics.box_loss.max() > 1e10
+    assert torch.isfinite(weights.box).all() and torch.isfinite(weights.cls).all()
+
+
+def test_statistics():
+    """Against the definitions, region by region, on boxes that are decoded by hand."""
+    model = tiny_model(tiny_config())
+    predictor = model.roi_heads.box_predictor
+    seen = {}
+    sample_losses = predictor.sample_losses
+
+    def spy(predictions, proposals):
+        seen.update(predictions=predictions, proposals=proposals)
+        seen["losses"], seen["statistics"] = sample_losses(predictions, proposals)
+        return seen["losses"], seen["statistics"]
+
+    predictor.sample_losses = spy
+    with torch.no_grad():
+        predictor.bbox_pred.weight.mul_(100)  # far enough from 0 for boxes to move
+    training_losses(model, batch_with_empty_image())
+    scores, deltas = (p.detach() for p in seen["predictions"])
+    statistics = seen["statistics"]
+    assert statistics.is_foreground.any() and not statistics.is_foreground.all()
+    row = 0
+    for proposals in seen["proposals"]:
+        for i in range(len(proposals)):
+            gt_class = int(proposals.gt_classes[i])
+            expected = -torch.log_softmax(scores[row], 0)[gt_class]
+            assert statistics.cls_loss[row].item() == pytest.approx(expected.item(), rel=1e-5)
+            if gt_class == model.roi_heads.num_classes:
+                assert not statistics.is_foreground[row]
+                assert statistics.iou[row] == statistics.prob[row] == 0
+                assert (statistics.box_loss[row] == 0).all()
+            else:
+                assert statistics.is_foreground[row]
+                prob = torch.softmax(scores[row], 0)[gt_class]
+                assert statistics.prob[row].item() == pytest.approx(prob.item(), rel=1e-5)
+                proposal = proposals.proposal_boxes.tensor[i]
+                target = proposals.gt_boxes.tensor[i]
+                delta = deltas[row, 4 * gt_class : 4 * gt_class + 4]
+                iou = intersection_over_union(decode(delta, proposal), target)
+                assert statistics.iou[row].item() == pytest.approx(iou, abs=1e-4)
+                error = (delta - encode(target, proposal)).abs()
+                smooth = torch.where(error < 1, 0.5 * error**2, error - 0.5)
+                torch.testing.assert_close(statistics.box_loss[row], smooth, rtol=1e-4, atol=1e-5)
+            row += 1
+    assert row == len(statistics)
+
+
+BOX_REG_WEIGHTS = torch.tensor([10.0, 10.0, 5.0, 5.0])
+
+
+def center_and_size(box):
+    return torch.stack(
+        [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2, box[2] - box[0], box[3] - box[1]]
+    )
+
+
+def encode(target, proposal):
+    (x, y, w, h), (px, py, pw, ph) = center_and_size(target), center_and_size(proposal)
+    delta = torch.stack([(x - px) / pw, (y - py) / ph, (w / pw).log(), (h / ph).log()])
+    return delta * BOX_REG_WEIGHTS
+
+
+def decode(delta, proposal):
+    dx, dy, dw, dh = delta / BOX_REG_WEIGHTS
+    px, py, pw, ph = center_and_size(proposal)
+    x, y, w, h = px + dx * pw, py + dy * ph, pw * dw.exp(), ph * dh.exp()
+    return torch.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2])
+
+
+def intersection_over_union(a, b):
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    intersection = max(float(width), 0.0) * max(float(height), 0.0)
+    areas = [float((box[2] - box[0]) * (box[3] - box[1])) for box in (a, b)]
+    return intersection / (sum(areas) - intersection)
+
+
+def test_the_weights_reach_the_losses():
+    """Weights that are far from 1 change the losses by what they are."""
+    model = tiny_model(tiny_config(*PAPER_READING))
+    plain = training_losses(copy.deepcopy(model), batch())
+    network = model.roi_heads.sample_weighter.network
+    with torch.no_grad():
+        network.heads["cls"][-1].bias.fill_(-1.0)
+        network.heads["box"][-1].bias.fill_(1.5)
+    losses = training_losses(model, batch())
+    e = torch.e
+    assert losses["loss_cls"].item() == pytest.approx(plain["loss_cls"].item() * e, rel=1e-4)
+    assert losses["loss_box_reg"].item() == pytest.approx(
+        plain["loss_box_reg"].item() * e**-1.5, rel=1e-4
+    )
+    assert losses["loss_swn_cls"].item() == pytest.approx(0.5 * (-1.0 - 1.0), rel=1e-4)
+    assert losses["loss_swn_box"].item() == pytest.approx(0.5 * 1.5, rel=1e-4)
+
+
+def test_train_on_pred_boxes():
+    model = tiny_model(tiny_config("MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES", True))
+    assert torch.isfinite(sum(training_losses(model, batch()).values()))
+
+
+def test_scalars_are_logged_when_detectron2_writes():
+    model = tiny_model(tiny_config(*PAPER_READING)).train()
+    for iteration, is_logged in ((LOG_PERIOD - 2, False), (LOG_PERIOD - 1, True)):
+        with EventStorage(iteration) as storage:
+            model(batch())
+            names = set(storage.latest())
+        expected = {
+            f"{kind}_{statistic}"
+            for kind in ("weights/cls_fg", "weights/cls_bg", "weights/box")
+            for statistic in ("mean", "std")
+        }
+        assert expected.issubset(names) == is_logged
+    assert storage.latest()["weights/box_mean"][0] == pytest.approx(1.0, abs=1e-5)
+    assert storage.latest()["swn/w_box_std"][0] == pytest.approx(0.0, abs=1e-5)
+
+
+def test_l1_gets_a_warning(caplog):
+    with caplog.at_level(logging.WARNING, logger="swn_d2"):
+        build_model(tiny_config())
+        assert "SMOOTH_L1_BETA" not in caplog.text
+        build_model(tiny_config("MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA", 0.0))
+    assert "SMOOTH_L1_BETA" in caplog.text
+
+
+def test_sigmoid_classification_is_refused():
+    cfg = tiny_config()
+    if "USE_SIGMOID_CE" not in cfg.MODEL.ROI_BOX_HEAD:
+        pytest.skip("this Detectron2 has no sigmoid classification loss")
+    cfg.MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE = True
+    with pytest.raises(UserError, match="USE_SIGMOID_CE"):
+        build_model(cfg)

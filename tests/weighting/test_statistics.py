@@ -1,0 +1,73 @@
+import pytest
+import torch
+
+from swn_d2.weighting import SampleStatistics, SampleWeights, Uniform
+from swn_d2.weighting.objective import group_mean, group_std
+
+from .conftest import make_samples
+
+
+def statistics_with(**changes):
+    values = dict(
+        cls_loss=torch.ones(3),
+        box_loss=torch.ones(3, 4),
+        iou=torch.ones(3),
+        prob=torch.ones(3),
+        is_foreground=torch.tensor([True, False, True]),
+        normalizers={"cls": 3, "box": 3},
+    )
+    return SampleStatistics(**{**values, **changes})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"iou": torch.ones(2)},
+        {"prob": torch.ones(3, 1)},
+        {"box_loss": torch.ones(3)},
+        {"mask_loss": torch.ones(4)},
+        {"is_foreground": torch.ones(3)},
+        {"is_foreground": torch.tensor([True])},
+    ],
+)
+def test_wrong_shapes_are_named(changes):
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        statistics_with(**changes)
+
+
+def test_length():
+    assert len(statistics_with()) == 3
+
+
+def test_weighted_losses_are_eq_2():
+    losses, _ = make_samples([True, True, False], has_mask=True)
+    weights = SampleWeights(
+        cls=torch.tensor([1.0, 2.0, 3.0]),
+        box=torch.tensor([4.0, 5.0, 6.0]),
+        mask=torch.tensor([7.0, 8.0, 9.0]),
+    )
+    cls, box, mask = losses.cls.tolist(), losses.box.sum(dim=1).tolist(), losses.mask.tolist()
+    weighted = losses.weighted(weights)
+    assert weighted["cls"].item() == pytest.approx((cls[0] + 2 * cls[1] + 3 * cls[2]) / 3)
+    assert weighted["box"].item() == pytest.approx((4 * box[0] + 5 * box[1]) / 3)
+    assert weighted["mask"].item() == pytest.approx((7 * mask[0] + 8 * mask[1]) / 2)
+
+
+@pytest.mark.parametrize("has_mask", [False, True])
+def test_uniform_is_the_plain_loss(has_mask):
+    losses, statistics = make_samples([True, False, True], has_mask=has_mask)
+    weights = Uniform()(statistics)
+    weighted = losses.weighted(weights)
+    assert weighted["cls"].item() == pytest.approx(losses.cls.mean().item())
+    assert weighted["box"].item() == pytest.approx(losses.box.sum().item() / 3)
+    assert ("mask" in weighted) == has_mask
+    assert not weights.regularizers
+
+
+def test_group_statistics():
+    values = torch.tensor([1.0, 5.0, 3.0, 100.0])
+    group = torch.tensor([True, True, True, False])
+    assert group_mean(values, group).item() == pytest.approx(3.0)
+    assert group_std(values, group).item() == pytest.approx((8 / 3) ** 0.5)
+    nobody = torch.zeros(4, dtype=torch.bool)
+    assert group_mean(values, nobody).item() == group_std(values, nobody).item() == 0.0

@@ -1,0 +1,74 @@
+import subprocess
+import sys
+
+import pytest
+from detectron2.config import get_cfg
+
+from swn_d2 import add_swn_config
+from swn_d2.errors import UserError
+from swn_d2.weighting import SWN, Uniform, build_sample_weighter
+
+
+def config():
+    cfg = get_cfg()
+    add_swn_config(cfg)
+    return cfg
+
+
+def test_the_config_chooses_the_weighter():
+    cfg = config()
+    assert isinstance(build_sample_weighter(cfg, box_loss_dim=4, has_mask=False), SWN)
+    cfg.MODEL.SAMPLE_WEIGHTER.NAME = "Uniform"
+    assert isinstance(build_sample_weighter(cfg, box_loss_dim=4, has_mask=False), Uniform)
+
+
+def test_an_unknown_weighter_is_told_the_known_ones():
+    cfg = config()
+    cfg.MODEL.SAMPLE_WEIGHTER.NAME = "OHME"
+    with pytest.raises(UserError, match="'OHME'.*SWN, Uniform"):
+        build_sample_weighter(cfg, box_loss_dim=4, has_mask=False)
+
+
+def test_every_key_reaches_the_weighter():
+    cfg = config()
+    cfg.SOLVER.MAX_ITER = 1000
+    swn = cfg.MODEL.SWN
+    swn.TASKS, swn.LAMBDA_CLS, swn.LAMBDA_BOX, swn.LAMBDA_MASK = ["cls", "box"], 0.1, 0.2, 0.3
+    swn.EXPONENT, swn.CLAMP, swn.BOX_LOSS_FEATURE, swn.HEADS = 2.0, 1.5, "sum", "shared"
+    swn.CLS_AVERAGING, swn.REGULARIZER_DIVISOR, swn.RELATIVE = "all", "loss", False
+    swn.STRENGTH, swn.EASE_IN = 0.7, [0.1, 0.2]
+    weighter = build_sample_weighter(cfg, box_loss_dim=4, has_mask=True)
+    assert weighter.tasks == ("cls", "box")
+    assert weighter.lambdas == {"cls": 0.1, "box": 0.2, "mask": 0.3}
+    assert (weighter.exponent, weighter.clamp, weighter.strength) == (2.0, 1.5, 0.7)
+    assert weighter.ease_in == (100, 200)
+    assert (weighter.cls_averaging, weighter.regularizer_divisor) == ("all", "loss")
+    assert weighter.relative is False
+    network = weighter.network
+    assert network.box_loss_dim == 1
+    assert list(network.heads) == ["shared"]
+    assert "mask_loss" in network.embeddings
+
+
+def test_weighting_needs_no_detectron2():
+    """In a fresh interpreter that cannot find Detectron2."""
+    code = """
+import importlib.abc, sys
+class NoDetectron2(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "detectron2":
+            raise ModuleNotFoundError(name)
+import importlib.util
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *a: None if name == "detectron2" else found(name, *a)
+sys.meta_path.insert(0, NoDetectron2())
+import swn_d2
+assert swn_d2.weighting.SWN and "detectron2" not in sys.modules
+try:
+    swn_d2.SWNTrainer
+except swn_d2.UserError as error:
+    print(error)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "python tools/install_detectron2.py" in result.stdout
