@@ -36,6 +36,8 @@ def add_swn_config(cfg: CfgNode) -> None:
     swn.BOX_LOSS_FEATURE = "columns"
     # "separate": one MLP per task; "shared": one MLP with an output per task.
     swn.HEADS = "separate"
+    # "normal": all layers from N(0, 1e-4^2); "zero_output": PyTorch's own, output layers 0.
+    swn.INIT = "zero_output"
     # Average m of the classification task over positives and negatives apart ("per_group"), over
     # all samples ("all"), or leave every sample its own ("none").
     swn.CLS_AVERAGING = "none"

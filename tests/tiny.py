@@ -18,6 +18,7 @@ def tiny_config(*opts, roi_heads="SWNROIHeads"):
             *("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"),
             *("MODEL.BACKBONE.FREEZE_AT", 0),
             *("MODEL.RESNETS.DEPTH", 50),
+            *("MODEL.RESNETS.NORM", "BN"),  # else an untrained network explodes
             *("MODEL.RESNETS.WIDTH_PER_GROUP", 4),
             *("MODEL.RESNETS.RES2_OUT_CHANNELS", 8),
             *("MODEL.RESNETS.STEM_OUT_CHANNELS", 8),

@@ -10,8 +10,6 @@ from .statistics import SampleStatistics
 __all__ = ["SampleWeightingNetwork"]
 
 EMBEDDING_DIM = 64
-# Sec. 4.2: with weights this small m is about 0, so that every sample starts with weight 1.
-INIT_STD = 1e-4
 
 
 class SampleWeightingNetwork(nn.Module):
@@ -29,6 +27,7 @@ class SampleWeightingNetwork(nn.Module):
         box_loss_dim: int = 1,
         has_mask: bool = False,
         shared_head: bool = False,
+        init: str = "normal",
     ):
         """
         Args:
@@ -38,6 +37,10 @@ class SampleWeightingNetwork(nn.Module):
             has_mask: whether the mask loss is a fifth statistic.
             shared_head: one MLP with an output per task (the authors' code) instead of one MLP
                 per task (the paper's text).
+            init: "normal": all weights from N(0, 1e-4^2), biases 0 (Sec. 4.2), m being about 0;
+                "zero_output": PyTorch's own for the hidden layers, 0 for the outputs, m being 0.
+                The first starts at a saddle point if the gradient of m has mean 0: nothing but
+                the output biases feels a gradient then.
         """
         super().__init__()
         self.tasks = tuple(tasks)
@@ -51,10 +54,15 @@ class SampleWeightingNetwork(nn.Module):
         else:
             heads = {task: _head(len(dims), outputs=1) for task in self.tasks}
         self.heads = nn.ModuleDict(heads)
-        for layer in self.modules():
-            if isinstance(layer, nn.Linear):
-                nn.init.normal_(layer.weight, std=INIT_STD)
-                nn.init.zeros_(layer.bias)
+        if init == "normal":
+            for layer in self.modules():
+                if isinstance(layer, nn.Linear):
+                    nn.init.normal_(layer.weight, std=1e-4)
+                    nn.init.zeros_(layer.bias)
+        else:
+            for head in self.heads.values():
+                nn.init.zeros_(head[-1].weight)
+                nn.init.zeros_(head[-1].bias)
 
     def forward(self, statistics: SampleStatistics) -> Dict[str, Tensor]:
         """Task -> (R,) the unclamped m of every sample. The statistics must be finite."""

@@ -50,6 +50,7 @@ class SWN(SampleWeighter):
         box_loss_feature: str = "columns",
         has_mask: bool = False,
         heads: str = "separate",
+        init: str = "zero_output",
         cls_averaging: str = "none",
         regularizer_divisor: str = "group",
         relative: bool = True,
@@ -68,6 +69,8 @@ class SWN(SampleWeighter):
             box_loss_feature: "columns", or "sum" for the paper's scalar.
             has_mask: whether the detector has a mask loss.
             heads: "separate", one MLP per task, or "shared".
+            init: "normal" or "zero_output", see :class:`SampleWeightingNetwork`. The relative
+                formulation can not leave the start that "normal" gives it.
             cls_averaging: average m of the classification task over positives and negatives
                 apart ("per_group"), over all samples ("all"), or not ("none").
             regularizer_divisor: "group" divides R(m) by the number of samples in the group,
@@ -89,6 +92,7 @@ class SWN(SampleWeighter):
             _check(f"MODEL.SWN.LAMBDA_{task.upper()}", value, value >= 0, "at least 0")
         _check_choice("MODEL.SWN.BOX_LOSS_FEATURE", box_loss_feature, ("columns", "sum"))
         _check_choice("MODEL.SWN.HEADS", heads, ("separate", "shared"))
+        _check_choice("MODEL.SWN.INIT", init, ("normal", "zero_output"))
         _check_choice("MODEL.SWN.CLS_AVERAGING", cls_averaging, ("per_group", "all", "none"))
         _check_choice("MODEL.SWN.REGULARIZER_DIVISOR", regularizer_divisor, ("group", "loss"))
         for task in tasks:
@@ -109,6 +113,7 @@ class SWN(SampleWeighter):
             box_loss_dim=box_loss_dim if box_loss_feature == "columns" else 1,
             has_mask=has_mask,
             shared_head=heads == "shared",
+            init=init,
         )
         # A buffer: it must survive a resume, and a Python number would be lost with the process.
         self.register_buffer("num_iterations", torch.zeros((), dtype=torch.long))
@@ -129,6 +134,7 @@ class SWN(SampleWeighter):
             "box_loss_feature": swn.BOX_LOSS_FEATURE,
             "has_mask": has_mask,
             "heads": swn.HEADS,
+            "init": swn.INIT,
             "cls_averaging": swn.CLS_AVERAGING,
             "regularizer_divisor": swn.REGULARIZER_DIVISOR,
             "relative": swn.RELATIVE,

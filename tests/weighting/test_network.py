@@ -36,6 +36,19 @@ def test_initialization():
 
 
 @pytest.mark.parametrize("shared_head", [False, True])
+def test_zero_output_starts_at_zero_but_can_leave(shared_head):
+    _, statistics = make_samples([True, True, False])
+    network = SampleWeightingNetwork(
+        ("cls", "box"), box_loss_dim=4, shared_head=shared_head, init="zero_output"
+    )
+    m = network(statistics)["box"]
+    assert (m == 0).all()
+    # A gradient of mean 0, as at the start of the relative formulation.
+    m.backward(torch.tensor([1.0, -1.0, 0.0]))
+    assert any(head[-1].weight.grad.abs().max() > 1e-3 for head in network.heads.values())
+
+
+@pytest.mark.parametrize("shared_head", [False, True])
 def test_every_statistic_reaches_every_task(shared_head):
     _, statistics = make_samples([True, True, True], has_mask=True)
     network = randomize(

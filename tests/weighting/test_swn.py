@@ -16,6 +16,7 @@ PAPER = dict(
     exponent=2.0,
     box_loss_feature="sum",
     heads="separate",
+    init="normal",
     cls_averaging="per_group",
     regularizer_divisor="loss",
     relative=False,
@@ -25,6 +26,7 @@ AUTHORS = dict(
     exponent=1.0,
     box_loss_feature="columns",
     heads="shared",
+    init="normal",
     cls_averaging="per_group",
     regularizer_divisor="group",
     relative=False,
@@ -296,8 +298,8 @@ def test_relative_weight_is_stationary_at_the_inverse_relative_loss():
     losses, statistics = make_samples([True] * 4, seed=1)
     torch.manual_seed(0)
     weighter = SWN(**RELATIVE)
-    adam = torch.optim.Adam(weighter.parameters(), lr=3e-3)
-    for _ in range(1500):
+    adam = torch.optim.Adam(weighter.parameters(), lr=1e-3)
+    for _ in range(500):
         adam.zero_grad()
         total_loss(losses, weighter(statistics)).backward()
         adam.step()
@@ -370,6 +372,7 @@ def test_iou_type_box_loss_has_one_column():
         ("ease_in", (5, 2), "EASE_IN"),
         ("box_loss_feature", "vector", "BOX_LOSS_FEATURE"),
         ("heads", "two", "HEADS"),
+        ("init", "ones", "INIT"),
         ("cls_averaging", "both", "CLS_AVERAGING"),
         ("regularizer_divisor", "batch", "REGULARIZER_DIVISOR"),
         ("tasks", ["keypoints"], "TASKS"),

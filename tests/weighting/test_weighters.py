@@ -36,7 +36,7 @@ def test_every_key_reaches_the_weighter():
     swn.TASKS, swn.LAMBDA_CLS, swn.LAMBDA_BOX, swn.LAMBDA_MASK = ["cls", "box"], 0.1, 0.2, 0.3
     swn.EXPONENT, swn.CLAMP, swn.BOX_LOSS_FEATURE, swn.HEADS = 2.0, 1.5, "sum", "shared"
     swn.CLS_AVERAGING, swn.REGULARIZER_DIVISOR, swn.RELATIVE = "all", "loss", False
-    swn.STRENGTH, swn.EASE_IN = 0.7, [0.1, 0.2]
+    swn.STRENGTH, swn.EASE_IN, swn.INIT = 0.7, [0.1, 0.2], "normal"
     weighter = build_sample_weighter(cfg, box_loss_dim=4, has_mask=True)
     assert weighter.tasks == ("cls", "box")
     assert weighter.lambdas == {"cls": 0.1, "box": 0.2, "mask": 0.3}
@@ -47,6 +47,7 @@ def test_every_key_reaches_the_weighter():
     network = weighter.network
     assert network.box_loss_dim == 1
     assert list(network.heads) == ["shared"]
+    assert 0 < network.embeddings["iou"][0].weight.abs().max() < 1e-3
     assert "mask_loss" in network.embeddings
 
 

@@ -1,0 +1,188 @@
+"""Training, checkpoints and resuming, with real files and real data."""
+
+import itertools
+import json
+import os
+import resource
+import signal
+
+import pytest
+import torch
+from detectron2.data import MetadataCatalog
+
+from swn_d2.engine import SafeCheckpointer, SWNTrainer
+from swn_d2.errors import UserError
+from tests.tiny import NUM_CLASSES, batch, tiny_config, tiny_model
+
+
+class GivenBatches(SWNTrainer):
+    """Iteration i always trains on batch i, with the sampling of regions fixed by i."""
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        return [None]
+
+    def run_step(self):
+        torch.manual_seed(self.iter)
+        data = batch(seed=self.iter)
+        self._trainer._data_loader_iter_obj = self._trainer.__dict__["_data_loader_iter"] = (
+            itertools.repeat(data)
+        )
+        super().run_step()
+
+
+def given_batches_config(folder, *opts):
+    os.makedirs(folder, exist_ok=True)
+    return tiny_config(
+        *("OUTPUT_DIR", str(folder)),
+        *("SOLVER.MAX_ITER", 8),
+        *("SOLVER.STEPS", (3, 6)),
+        *("SOLVER.WARMUP_ITERS", 2),
+        *("SOLVER.CHECKPOINT_PERIOD", 4),
+        *("MODEL.SWN.EASE_IN", [0.2, 0.9]),
+        *("DATASETS.TEST", ()),
+        *opts,
+    )
+
+
+def train(cfg, *, resume, until=None):
+    torch.manual_seed(0)
+    trainer = GivenBatches(cfg)
+    trainer.resume_or_load(resume=resume)
+    if until is not None:
+        trainer.max_iter = until
+    trainer.train()
+    return trainer
+
+
+def test_n_and_n_resumed_steps_are_2n_steps(tmp_path):
+    whole = train(given_batches_config(tmp_path / "whole"), resume=False)
+    first = train(given_batches_config(tmp_path / "halves"), resume=False, until=4)
+    assert first.iter == 4
+    second = train(given_batches_config(tmp_path / "halves"), resume=True)
+    assert second.start_iter == 4
+    expected, actual = whole._trainer.model.state_dict(), second._trainer.model.state_dict()
+    assert expected["roi_heads.sample_weighter.num_iterations"] == 8
+    for name, value in expected.items():
+        assert torch.equal(actual[name], value), name
+    # It would also be so if the weighter's state had never mattered:
+    assert not torch.equal(
+        first._trainer.model.state_dict()["roi_heads.sample_weighter.network.heads.box.2.bias"],
+        expected["roi_heads.sample_weighter.network.heads.box.2.bias"],
+    )
+    for optimizer in ("detector", "weighter"):
+        states = [t._trainer.optimizer.members[optimizer].state_dict()["state"] for t in (whole, second)]
+        assert states[0].keys() == states[1].keys() and states[0]
+
+
+def test_train_writes_what_a_user_looks_for(training_opts, tmp_path):
+    cfg = tiny_config(*training_opts, "SOLVER.MAX_ITER", 20, "TEST.EVAL_PERIOD", 20)
+    os.makedirs(cfg.OUTPUT_DIR)
+    trainer = SWNTrainer(cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    files = set(os.listdir(cfg.OUTPUT_DIR))
+    assert {"metrics.json", "model_final.pth", "last_checkpoint", "inference"} <= files
+    assert any(name.startswith("events.out.tfevents") for name in files)
+    assert not any("partial" in name or name.endswith(".new") for name in files)
+    with open(os.path.join(cfg.OUTPUT_DIR, "metrics.json")) as f:
+        metrics = {}
+        for line in f:
+            metrics.update(json.loads(line))
+    assert {
+        *("loss_cls", "loss_box_reg", "loss_swn_cls", "loss_swn_box", "bbox/AP"),
+        *("weights/cls_fg_mean", "weights/cls_bg_std", "weights/box_mean", "weights/box_std"),
+        *("swn/w_box_mean", "swn/strength"),
+    } <= set(metrics)
+
+
+def test_the_learning_rate_that_is_reported_is_the_detectors(training_opts):
+    cfg = tiny_config(*training_opts, "SOLVER.BASE_LR", 0.02, "SOLVER.WARMUP_ITERS", 0)
+    os.makedirs(cfg.OUTPUT_DIR)
+    trainer = SWNTrainer(cfg)
+    trainer.train()
+    # After the step at iteration 5.
+    assert trainer.storage.latest()["lr"][0] == pytest.approx(0.002)
+
+
+def test_evaluators(training_opts, tmp_path):
+    cfg = tiny_config(*training_opts)
+    assert type(SWNTrainer.build_evaluator(cfg, "few_digits_val")).__name__ == "COCOEvaluator"
+    MetadataCatalog.get("of_a_new_type").evaluator_type = "new_type"
+    with pytest.raises(UserError, match="of_a_new_type.*new_type"):
+        SWNTrainer.build_evaluator(cfg, "of_a_new_type")
+
+
+def test_full_disk_keeps_the_last_good_checkpoint(tmp_path):
+    """The kernel refuses to let the file grow, in the middle of writing it."""
+    model = tiny_model(tiny_config())
+    checkpointer = SafeCheckpointer(model, str(tmp_path))
+    checkpointer.save("model_0000001", iteration=1)
+    before = (tmp_path / "model_0000001.pth").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+        with pytest.raises(UserError, match=r"model_0000002.*last good.*model_0000001.*--resume"):
+            checkpointer.save("model_0000002", iteration=2)
+        # Writing over the checkpoint itself must not harm it either.
+        with pytest.raises(UserError):
+            checkpointer.save("model_0000001", iteration=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model_0000001.pth"]
+    assert (tmp_path / "model_0000001.pth").read_bytes() == before
+    assert SafeCheckpointer(model, str(tmp_path)).resume_or_load("")["iteration"] == 1
+
+
+def saved(folder, model, name="model"):
+    SafeCheckpointer(model, str(folder)).save(name)
+    return str(folder / f"{name}.pth")
+
+
+def test_another_architecture_is_refused(tmp_path):
+    path = saved(tmp_path, torch.nn.Linear(3, 3))
+    model = tiny_model(tiny_config())
+    with pytest.raises(UserError, match="another.*architecture"):
+        SafeCheckpointer(model).resume_or_load(path, resume=False)
+    with pytest.raises(UserError, match="another.*architecture"):
+        SafeCheckpointer(model).load_whole(path)
+
+
+def test_another_number_of_classes(tmp_path):
+    path = saved(tmp_path, tiny_model(tiny_config()))
+    other = tiny_model(tiny_config("MODEL.ROI_HEADS.NUM_CLASSES", NUM_CLASSES + 2))
+    with pytest.raises(UserError, match="number of classes"):
+        SafeCheckpointer(other).load_whole(path)
+    with pytest.raises(UserError, match="number of classes"):
+        SafeCheckpointer(other, str(tmp_path)).resume_or_load("", resume=True)
+    # To start a training from it is what one does with a new data set.
+    SafeCheckpointer(other).resume_or_load(path, resume=False)
+
+
+def test_a_baseline_is_evaluated_and_started_from_but_not_resumed(tmp_path):
+    baseline = tiny_model(tiny_config(roi_heads="StandardROIHeads"))
+    path = saved(tmp_path, baseline)
+    swn = tiny_model(tiny_config(), seed=1)
+    SafeCheckpointer(swn).load_whole(path)
+    SafeCheckpointer(swn).resume_or_load(path, resume=False)
+    for name, value in baseline.state_dict().items():
+        assert torch.equal(swn.state_dict()[name], value)
+    with pytest.raises(UserError, match="sample_weighter"):
+        SafeCheckpointer(swn, str(tmp_path)).resume_or_load("", resume=True)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a checkpoint"])
+def test_bad_checkpoint_files_are_named(tmp_path, content):
+    path = tmp_path / "some.pth"
+    if content is not None:
+        path.write_bytes(content)
+    model = tiny_model(tiny_config())
+    with pytest.raises(UserError, match="some.pth"):
+        SafeCheckpointer(model).load_whole(str(path))
+
+
+def test_evaluation_needs_weights():
+    with pytest.raises(UserError, match="MODEL.WEIGHTS"):
+        SafeCheckpointer(tiny_model(tiny_config())).load_whole("")
