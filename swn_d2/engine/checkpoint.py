@@ -69,7 +69,9 @@ class SafeCheckpointer(DetectionCheckpointer):
                 weighter may be missing: inference does not use them.
         """
         if not path:
-            raise UserError("there is nothing to evaluate: give a checkpoint as MODEL.WEIGHTS PATH.")
+            raise UserError(
+                "there is nothing to evaluate: give a checkpoint as MODEL.WEIGHTS PATH."
+            )
         self._load(path, checkpointables=[], is_enough=_all_but_sample_weighter)
 
     def resume_or_load(self, path: str, *, resume: bool = True):

@@ -109,7 +109,9 @@ def test_state_of_another_kind_of_run_is_refused():
     with pytest.raises(UserError, match="detector.*weighter"):
         optimizer.load_state_dict(build_joint_optimizer(plain, tiny_model(plain)).state_dict())
     with pytest.raises(UserError, match="optimisers"):
-        optimizer.load_state_dict(DefaultTrainer.build_optimizer(plain, tiny_model(plain)).state_dict())
+        optimizer.load_state_dict(
+            DefaultTrainer.build_optimizer(plain, tiny_model(plain)).state_dict()
+        )
 
 
 def test_gradient_clipping_is_the_detectors():

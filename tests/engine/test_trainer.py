@@ -71,7 +71,9 @@ def test_n_and_n_resumed_steps_are_2n_steps(tmp_path):
         expected["roi_heads.sample_weighter.network.heads.box.2.bias"],
     )
     for optimizer in ("detector", "weighter"):
-        states = [t._trainer.optimizer.members[optimizer].state_dict()["state"] for t in (whole, second)]
+        states = [
+            t._trainer.optimizer.members[optimizer].state_dict()["state"] for t in (whole, second)
+        ]
         assert states[0].keys() == states[1].keys() and states[0]
 
 

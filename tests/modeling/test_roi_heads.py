@@ -108,7 +108,11 @@ def test_checkpoint_loads_into_stock_detectron2(tmp_path):
     with torch.no_grad():
         scores = [r["instances"].scores for r in model.eval()(inputs)]
     stock = tiny_config("MODEL.WEIGHTS", str(tmp_path / "model.pth"), roi_heads="StandardROIHeads")
-    for node in (stock.MODEL.pop("SAMPLE_WEIGHTER"), stock.MODEL.pop("SWN"), stock.SOLVER.pop("SWN")):
+    for node in (
+        stock.MODEL.pop("SAMPLE_WEIGHTER"),
+        stock.MODEL.pop("SWN"),
+        stock.SOLVER.pop("SWN"),
+    ):
         assert node
     (tmp_path / "stock.yaml").write_text(stock.dump())
     torch.save({"images": [i["image"] for i in inputs], "scores": scores}, tmp_path / "io.pt")

@@ -159,7 +159,9 @@ def eq_9(weighter, losses, statistics, m):
             lam = LAMBDAS[task]
             if weighter.relative:
                 relative_losses = lg / lg.mean()
-                total += lam * ((w * relative_losses).sum() / weighter.exponent + mg.sum()) / divisor
+                total += (
+                    lam * ((w * relative_losses).sum() / weighter.exponent + mg.sum()) / divisor
+                )
             else:
                 total += (w * lg).sum() / normalizer + lam * mg.sum() / divisor
     return float(total)
@@ -250,9 +252,7 @@ def test_clamp(samples):
         with torch.no_grad():
             weighter.network.heads["shared"][-1].bias.fill_(sign * 50.0)
         weights = weighter(statistics)
-        torch.testing.assert_close(
-            weights.box, torch.full_like(weights.box, math.exp(-2.0 * sign))
-        )
+        torch.testing.assert_close(weights.box, torch.full_like(weights.box, math.exp(-2.0 * sign)))
 
 
 def test_smoothing_averages_m_not_w(samples):

@@ -1,0 +1,69 @@
+"""Real torch.distributed: two gloo processes on the CPU."""
+
+import pytest
+import torch
+import torch.distributed as dist
+from detectron2.engine import create_ddp_model
+from detectron2.utils import comm
+
+from swn_d2.engine import build_joint_optimizer, launch
+from swn_d2.errors import UserError, user_errors_exit
+from tests.tiny import batch, empty_batch, tiny_config, tiny_model, training_losses
+
+
+def train_in_two_processes(opts, folder):
+    """Rank 1 never sees a positive sample. Both save their parameters."""
+    assert (comm.get_world_size(), dist.get_backend()) == (2, "gloo")
+    assert comm.get_local_rank() == comm.get_rank()
+    cfg = tiny_config(*opts)
+    # Different seeds: DistributedDataParallel starts all from rank 0's parameters.
+    model = create_ddp_model(tiny_model(cfg, seed=comm.get_rank()), device_ids=None)
+    optimizer = build_joint_optimizer(cfg, model)
+    for step in range(4):
+        inputs = empty_batch(seed=step) if comm.get_rank() else batch(seed=step)
+        losses = training_losses(model, inputs, seed=step, start_iter=19)
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+    # BatchNorm's running statistics are each process's own, as in Detectron2's trainer.
+    parameters = {name: p.detach() for name, p in model.module.named_parameters()}
+    torch.save(parameters, f"{folder}/rank{comm.get_rank()}.pt")
+
+
+@pytest.mark.parametrize(
+    "opts",
+    [
+        ["MODEL.SWN.EASE_IN", [0.0, 0.0]],
+        ["MODEL.SWN.RELATIVE", False, "MODEL.SWN.CLS_AVERAGING", "per_group"],
+    ],
+    ids=["relative", "absolute"],
+)
+def test_two_processes_stay_in_step(tmp_path, opts):
+    launch(train_in_two_processes, 2, args=(opts, str(tmp_path)))
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
+    start = dict(tiny_model(tiny_config(*opts), seed=0).named_parameters())
+    assert first.keys() == second.keys() == start.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+    moved = [n for n, v in first.items() if "sample_weighter" in n and not torch.equal(v, start[n])]
+    assert moved
+
+
+def fail_as_a_user_error():
+    with user_errors_exit():
+        raise UserError("the file x.json is missing")
+
+
+def test_a_user_error_in_a_process_ends_the_job_without_a_traceback(capfd):
+    with pytest.raises(SystemExit) as exit_info:
+        launch(fail_as_a_user_error, 2)
+    assert exit_info.value.code == 1
+    written = capfd.readouterr().err
+    assert "error: the file x.json is missing" in written
+    assert "Traceback" not in written
+
+
+def test_one_process_is_this_one():
+    seen = []
+    launch(seen.append, 1, args=("here",))
+    assert seen == ["here"]

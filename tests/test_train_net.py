@@ -1,0 +1,182 @@
+"""train_net.py as a user runs it: a process, real files, an exit status."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from swn_d2.data import make_digit_scenes
+from tests.tiny import tiny_config
+
+TRAIN_NET = Path(__file__).parents[1] / "train_net.py"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data") / "digits"
+    make_digit_scenes(root, num_train=8, num_val=4, image_size=(96, 64))
+    return root
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    """The tiny detector on the data of ``data``, as a config file."""
+    cfg = tiny_config(
+        *("DATASETS.TRAIN", ("mine_train",)),
+        *("DATASETS.TEST", ("mine_val",)),
+        *("MODEL.ROI_HEADS.NUM_CLASSES", 10),
+        *("INPUT.MIN_SIZE_TRAIN", (64,)),
+        *("INPUT.MIN_SIZE_TEST", 64),
+        *("DATALOADER.NUM_WORKERS", 0),
+        *("SOLVER.IMS_PER_BATCH", 2),
+        *("SOLVER.MAX_ITER", 4),
+        *("SOLVER.STEPS", (3,)),
+        *("SOLVER.CHECKPOINT_PERIOD", 2),
+        *("OUTPUT_DIR", str(tmp_path / "run")),
+    )
+    path = tmp_path / "config.yaml"
+    path.write_text(cfg.dump())
+    return path
+
+
+def command(config_file, data, *arguments):
+    return [
+        *(sys.executable, str(TRAIN_NET), "--config-file", str(config_file)),
+        *("--register-coco", "mine_train"),
+        *(str(data / "annotations" / "instances_train.json"), str(data / "train")),
+        *("--register-coco", "mine_val"),
+        *(str(data / "annotations" / "instances_val.json"), str(data / "val")),
+        *arguments,
+    ]
+
+
+def run(*args, cwd=None):
+    return subprocess.run(command(*args), capture_output=True, text=True, cwd=cwd)
+
+
+def succeed(*args):
+    result = run(*args)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+    return result
+
+
+def ap_table(text):
+    """The figures of the last evaluation as they were printed."""
+    return re.findall(r"copypaste: ([\d.,nan]+)$", text, flags=re.MULTILINE)[-1]
+
+
+def test_evaluation_alone_gives_what_the_training_gave(config_file, data, tmp_path):
+    trained = succeed(config_file, data)
+    evaluated = succeed(
+        *(config_file, data, "--eval-only"),
+        *("MODEL.WEIGHTS", str(tmp_path / "run" / "model_final.pth")),
+        *("OUTPUT_DIR", str(tmp_path / "evaluated")),
+    )
+    assert ap_table(evaluated.stdout) == ap_table(trained.stdout)
+    first, second = (
+        json.loads((tmp_path / run / "inference" / "coco_instances_results.json").read_text())
+        for run in ("run", "evaluated")
+    )
+    assert first and second == first
+
+
+def test_two_processes_without_a_gpu(config_file, data, tmp_path):
+    trained = succeed(config_file, data, "--num-gpus", "2", "--dist-url", "auto")
+    assert "Rank of current process: 0. World size: 2" in trained.stdout
+    assert (tmp_path / "run" / "model_final.pth").exists()
+    assert (tmp_path / "run" / "log.txt.rank1").exists()
+
+
+def test_killed_in_the_middle_and_resumed(config_file, data, tmp_path):
+    output = tmp_path / "run"
+    long = ["SOLVER.MAX_ITER", "5000"]
+    process = subprocess.Popen(
+        command(config_file, data, *long), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (output / "model_0000003.pth").exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL
+
+    last = int(re.search(r"\d+", (output / "last_checkpoint").read_text()).group())
+    resumed = succeed(config_file, data, "--resume", "SOLVER.MAX_ITER", str(last + 4))
+    assert f"Starting training from iteration {last + 1}" in resumed.stdout
+    assert (output / "model_final.pth").exists()
+
+    # And without --resume it refuses to write over it.
+    again = run(config_file, data)
+    assert again.returncode == 1
+    assert again.stderr.splitlines()[-1].startswith(f"error: {output} already holds a run")
+    assert "Traceback" not in again.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["MODEL.SWN.LAMDA_CLS", "0.1"], "MODEL.SWN.LAMDA_CLS.*mean MODEL.SWN.LAMBDA_CLS"),
+        (["MODEL.SWN.LAMBDA_CLS", "-1.0"], "LAMBDA_CLS is -1.0.*at least 0"),
+        (["MODEL.SAMPLE_WEIGHTER.NAME", "OHME"], "OHME.*SWN, Uniform"),
+        (["MODEL.WEIGHTS", "no/such.pth"], "no/such.pth"),
+        (["SOLVER.AMP.ENABLED", "True"], "AMP.*GPU"),
+        (["SOLVER.BASE_LR", "fast"], "not valid.*BASE_LR"),
+        (["SOLVER.BASE_LR"], "command line"),
+        (["DATASETS.TEST", "('mine_vla',)"], "mine_vla.*mine_val"),
+        (["MODEL.ROI_HEADS.NUM_CLASSES", "3"], "10.*NUM_CLASSES 10"),
+        (["--register-coco", "other", "no.json", "images"], "no.json"),
+    ],
+)
+def test_bad_input_is_one_line(config_file, data, tmp_path, arguments, message):
+    result = run(config_file, data, *arguments)
+    assert result.returncode == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("error: ") and re.search(message, last), result.stderr[-2000:]
+    assert "Traceback" not in result.stderr
+    assert not list((tmp_path / "run").glob("*.pth"))
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (None, "mine.yaml.* does not exist"),
+        ("MODEL: [", "mine.yaml is not a plain YAML"),
+        ("MODEL: !!python/object/apply:os.system ['true']", "mine.yaml is not a plain YAML"),
+        ("MODLE: {}", "MODLE"),
+    ],
+)
+def test_bad_config_files(data, tmp_path, content, message):
+    path = tmp_path / "mine.yaml"
+    if content is not None:
+        path.write_text(content)
+    result = run(path, data)
+    assert result.returncode == 1
+    assert re.search("error: .*" + message, result.stderr), result.stderr[-2000:]
+    assert "Traceback" not in result.stderr
+
+
+def test_help_names_every_argument():
+    result = subprocess.run(
+        [sys.executable, str(TRAIN_NET), "--help"], capture_output=True, text=True
+    )
+    assert result.returncode == 0
+    for argument in (
+        *("--config-file", "--resume", "--eval-only", "--num-gpus", "--num-machines"),
+        *("--machine-rank", "--dist-url", "--register-coco", "opts"),
+    ):
+        assert argument in result.stdout
+
+
+def test_saved_config_is_plain_yaml(config_file):
+    assert yaml.safe_load(config_file.read_text())["MODEL"]["ROI_HEADS"]["NAME"] == "SWNROIHeads"
+    assert os.access(TRAIN_NET, os.X_OK)

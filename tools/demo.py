@@ -1,0 +1,60 @@
+#!/usr/bin/env python3
+"""The main job in one command: make data, train Faster R-CNN with SWN on it, evaluate, draw.
+
+It is what a user does by hand with make_digit_scenes.py and train_net.py. Started again after it
+was stopped, it goes on from the last checkpoint.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from swn_d2.errors import require_detectron2, user_errors_exit
+
+CONFIG = "configs/Quickstart/faster_rcnn_tiny_FPN_swn.yaml"
+OUTPUT = Path("output/demo")
+PICTURE = OUTPUT / "detections.png"
+
+
+def run(*command: str) -> None:
+    print("$ python " + " ".join(command), flush=True)
+    result = subprocess.run([sys.executable, *command])
+    if result.returncode:
+        raise SystemExit(result.returncode)
+
+
+def main() -> None:
+    require_detectron2()
+    start = time.monotonic()
+    run("tools/make_digit_scenes.py")
+    run("train_net.py", "--config-file", CONFIG, "--resume", "OUTPUT_DIR", str(OUTPUT))
+
+    from swn_d2.evaluation import draw_detections
+
+    draw_detections(
+        str(OUTPUT / "inference" / "coco_instances_results.json"),
+        "digit_scenes_val",
+        str(PICTURE),
+    )
+    result = last_evaluation(OUTPUT / "metrics.json")
+    minutes = (time.monotonic() - start) / 60
+    print(
+        f"\nFaster R-CNN with SWN on DigitScenes, {minutes:.1f} minutes:\n\n"
+        f"  AP (0.50:0.95)   {result['bbox/AP']:6.2f}\n"
+        f"  AP50             {result['bbox/AP50']:6.2f}\n"
+        f"  AP75             {result['bbox/AP75']:6.2f}\n\n"
+        f"Detections beside the ground truth: {PICTURE}\n"
+        f"Everything else of the run:         {OUTPUT}/"
+    )
+
+
+def last_evaluation(metrics_file: Path) -> dict:
+    rows = map(json.loads, metrics_file.read_text().splitlines())
+    return [row for row in rows if "bbox/AP" in row][-1]
+
+
+if __name__ == "__main__":
+    with user_errors_exit():
+        main()
