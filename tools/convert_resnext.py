@@ -20,7 +20,8 @@ with user_errors_exit():
 
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_backbone
-from strip_checkpoint import read_checkpoint, write_checkpoint
+
+from swn_d2.engine import read_checkpoint, write_new_checkpoint
 
 # Blocks in each of the four stages.
 DEPTHS = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
@@ -149,7 +150,7 @@ def main() -> None:
     with user_errors_exit():
         state_dict = read_state_dict(args.source)
         # The names are those of the backbone alone; Detectron2 finds their place in any detector.
-        write_checkpoint(
+        write_new_checkpoint(
             {"model": convert(state_dict), "matching_heuristics": True}, args.destination
         )
         settings = detectron2_settings(state_dict)

@@ -6,60 +6,14 @@ file is good for inference and fine-tuning, not for --resume.
 """
 
 import argparse
-import contextlib
-import os
-from typing import Any, Dict, Tuple
-
-import torch
+from typing import Tuple
 
 from swn_d2.errors import UserError, require_detectron2, user_errors_exit
 
 with user_errors_exit():
     require_detectron2()
 
-from swn_d2.engine import is_sample_weighter_key
-
-
-def read_checkpoint(path: str) -> Dict[str, Any]:
-    """The dictionary in a file of torch.save. No code in the file is run.
-
-    Raises:
-        UserError: the file can't be read, or does not hold a dictionary.
-    """
-    try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}.") from error
-    except Exception as error:  # a file of another kind can raise nearly everything
-        raise UserError(
-            f"{path} is not a PyTorch checkpoint, is damaged, or holds more than tensors and plain "
-            "Python values; save the state dict of a model with torch.save."
-        ) from error
-    if not isinstance(data, dict):
-        raise UserError(f"{path} holds a {type(data).__name__}, not the state dict of a model.")
-    return data
-
-
-def write_checkpoint(data: Dict[str, Any], path: str) -> None:
-    """Write a new file with torch.save. It appears whole or not at all.
-
-    Raises:
-        UserError: the file exists already, has no ``.pth`` ending, or can't be written.
-    """
-    if not path.endswith(".pth"):
-        # The ending tells Detectron2 how to read a file.
-        raise UserError(f"cannot write {path}: the name must end with .pth.")
-    if os.path.exists(path):
-        raise UserError(f"{path} exists already; remove it, or give another name.")
-    partial = path + ".partial"
-    try:
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        torch.save(data, partial)
-        os.replace(partial, path)
-    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
-        with contextlib.suppress(OSError):
-            os.remove(partial)
-        raise UserError(f"cannot write {path}: {error}") from error
+from swn_d2.engine import is_sample_weighter_key, read_checkpoint, write_new_checkpoint
 
 
 def strip(source: str, destination: str) -> Tuple[int, int]:
@@ -75,7 +29,7 @@ def strip(source: str, destination: str) -> Tuple[int, int]:
     if not isinstance(model, dict):
         raise UserError(f"{source} is not a checkpoint of Detectron2: it has no 'model'.")
     kept = {key: value for key, value in model.items() if not is_sample_weighter_key(key)}
-    write_checkpoint({"model": kept}, destination)
+    write_new_checkpoint({"model": kept}, destination)
     return len(model) - len(kept), len(kept)
 
 

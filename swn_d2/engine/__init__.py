@@ -1,6 +1,12 @@
 """Training: two optimisers as one, the trainer, its checkpoints, the launch of processes."""
 
-from .checkpoint import SafeCheckpointer, is_sample_weighter_key
+from .checkpoint import (
+    SafeCheckpointer,
+    is_sample_weighter_key,
+    read_checkpoint,
+    write_checkpoint,
+    write_new_checkpoint,
+)
 from .launch import launch
 from .optimizer import JointOptimizer, build_joint_optimizer, sample_weighter_parameters
 from .setup import check_run, choose_device
@@ -15,5 +21,8 @@ __all__ = [
     "choose_device",
     "is_sample_weighter_key",
     "launch",
+    "read_checkpoint",
     "sample_weighter_parameters",
+    "write_checkpoint",
+    "write_new_checkpoint",
 ]

@@ -1,17 +1,81 @@
 """A checkpointer that never loses the last good checkpoint, and says when one does not fit."""
 
+import contextlib
 import os
 import pickle
-from typing import Any, Callable, List
+from typing import Any, Callable, Dict, List
 
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from ..errors import UserError
 
-__all__ = ["SafeCheckpointer", "is_sample_weighter_key"]
+__all__ = [
+    "SafeCheckpointer",
+    "is_sample_weighter_key",
+    "read_checkpoint",
+    "write_checkpoint",
+    "write_new_checkpoint",
+]
 
-_PARTIAL = "partial-"
+
+def read_checkpoint(path: str) -> Dict[str, Any]:
+    """The dictionary in a file of torch.save. No code in the file is run.
+
+    Raises:
+        UserError: the file can't be read, or does not hold a dictionary.
+    """
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}.") from error
+    except Exception as error:  # a file of another kind can raise nearly everything
+        raise UserError(
+            f"{path} is not a PyTorch checkpoint, is damaged, or holds more than tensors and plain "
+            "Python values; save the state dict of a model with torch.save."
+        ) from error
+    if not isinstance(data, dict):
+        raise UserError(f"{path} holds a {type(data).__name__}, not the state dict of a model.")
+    return data
+
+
+def write_checkpoint(data: Dict[str, Any], path: str) -> None:
+    """Write a file with torch.save. It appears, or replaces the one before it, whole or not at all.
+
+    Raises:
+        UserError: it can't be written.
+    """
+    _write_atomically(lambda partial: torch.save(data, partial), path)
+
+
+def write_new_checkpoint(data: Dict[str, Any], path: str) -> None:
+    """As :func:`write_checkpoint`, for a file that a user named.
+
+    Raises:
+        UserError: the file exists already, has no ``.pth`` ending, or can't be written.
+    """
+    if not path.endswith(".pth"):
+        # The ending tells Detectron2 how to read a file.
+        raise UserError(f"cannot write {path}: the name must end with .pth.")
+    if os.path.exists(path):
+        raise UserError(f"{path} exists already; remove it, or give another name.")
+    try:
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}.") from error
+    write_checkpoint(data, path)
+
+
+def _write_atomically(write: Callable[[str], None], path: str) -> None:
+    partial = path + ".partial"
+    try:
+        write(partial)
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
+        with contextlib.suppress(OSError):
+            os.remove(partial)
+        raise UserError(f"cannot write {path}: {error}.") from error
 
 
 def is_sample_weighter_key(key: str) -> bool:
@@ -26,7 +90,7 @@ class SafeCheckpointer(DetectionCheckpointer):
     _is_enough: Callable[[List[str], nn.Module], bool] = staticmethod(lambda unfilled, model: True)
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Save a checkpoint as ``name``.pth.
+        """Save a checkpoint as ``name``.pth; ``kwargs`` are stored beside the model.
 
         Raises:
             UserError: it could not be written, the disk being full for instance. The checkpoint
@@ -34,32 +98,27 @@ class SafeCheckpointer(DetectionCheckpointer):
         """
         if not self.save_dir or not self.save_to_disk:
             return
+        data = {"model": self.model.state_dict()}
+        data.update({key: value.state_dict() for key, value in self.checkpointables.items()})
+        data.update(kwargs)
+        path = os.path.join(self.save_dir, f"{name}.pth")
+        self.logger.info(f"Saving checkpoint to {path}")
         try:
-            super().save(_PARTIAL + name, **kwargs)
-        except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
-            partial = os.path.join(self.save_dir, f"{_PARTIAL}{name}.pth")
-            if os.path.exists(partial):
-                os.remove(partial)
+            write_checkpoint(data, path)
+            self.tag_last_checkpoint(f"{name}.pth")
+        except UserError as error:
             last = self.get_checkpoint_file() if self.has_checkpoint() else None
-            kept = f"The last good checkpoint is {last}; " if last else "There is none before it; "
+            kept = f"the last good checkpoint is {last}" if last else "there is none before it"
             raise UserError(
-                f"cannot write the checkpoint {os.path.join(self.save_dir, name)}.pth ({error}). "
-                f"{kept}make room on the disk and start again with --resume."
+                f"{error} If the disk is full, make room and start again with --resume; {kept}."
             ) from error
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        # Detectron2's save() calls this when the file is complete.
-        name = last_filename_basename
-        if name.startswith(_PARTIAL):
-            name = name[len(_PARTIAL) :]
-            os.replace(
-                os.path.join(self.save_dir, last_filename_basename),
-                os.path.join(self.save_dir, name),
-            )
-        tag = os.path.join(self.save_dir, "last_checkpoint")
-        with open(tag + ".new", "w") as f:
-            f.write(name)
-        os.replace(tag + ".new", tag)
+        def write(path: str) -> None:
+            with open(path, "w") as f:
+                f.write(last_filename_basename)
+
+        _write_atomically(write, os.path.join(self.save_dir, "last_checkpoint"))
 
     def load_whole(self, path: str) -> None:
         """Load the detector in ``path`` for evaluation.
@@ -95,7 +154,9 @@ class SafeCheckpointer(DetectionCheckpointer):
         except (AssertionError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(f"cannot load the checkpoint {path}: {error}") from error
         except (EOFError, pickle.UnpicklingError) as error:
-            raise UserError(f"{path} is not a checkpoint, or is damaged: {error}") from error
+            raise UserError(
+                f"{path} is damaged, or not a checkpoint that can be loaded safely: {error}"
+            ) from error
 
     def _load_model(self, checkpoint):
         incompatible = super()._load_model(checkpoint)

@@ -81,9 +81,7 @@ def build_joint_optimizer(cfg, model: nn.Module) -> JointOptimizer:
         group["params"] = [p for p in group["params"] if id(p) not in others]
     detector.param_groups = [group for group in detector.param_groups if group["params"]]
     weighter = torch.optim.Adam(
-        # A group for each, since Detectron2 reports the learning rate of the largest group as
-        # the detector's.
-        [{"params": [parameter]} for parameter in weighter_parameters],
+        weighter_parameters,
         lr=cfg.SOLVER.SWN.BASE_LR,
         weight_decay=cfg.SOLVER.SWN.WEIGHT_DECAY,
     )

@@ -5,7 +5,13 @@ import weakref
 from typing import Any, Dict
 
 from detectron2.data import MetadataCatalog
-from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, create_ddp_model
+from detectron2.engine import (
+    AMPTrainer,
+    DefaultTrainer,
+    SimpleTrainer,
+    create_ddp_model,
+    hooks,
+)
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import (
     COCOEvaluator,
@@ -14,7 +20,7 @@ from detectron2.evaluation import (
 )
 from detectron2.utils import comm
 
-from ..errors import UserError
+from ..errors import UserError, user_errors_exit
 from .checkpoint import SafeCheckpointer
 from .optimizer import build_joint_optimizer
 
@@ -29,7 +35,7 @@ class SWNTrainer(DefaultTrainer):
     """
 
     def __init__(self, cfg):
-        # DefaultTrainer's own steps, but for two of them: its DistributedDataParallel can't
+        # DefaultTrainer's steps, since two of them do not fit: its DistributedDataParallel can't
         # wrap a model on the CPU, and its checkpointer overwrites files in place.
         TrainerBase.__init__(self)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
@@ -62,7 +68,7 @@ class SWNTrainer(DefaultTrainer):
         Raises:
             UserError: there is no evaluator for the type.
         """
-        evaluator_type = MetadataCatalog.get(dataset_name).evaluator_type
+        evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
         if evaluator_type == "coco":
             folder = os.path.join(cfg.OUTPUT_DIR, "inference")
             return COCOEvaluator(dataset_name, output_dir=folder)
@@ -73,16 +79,39 @@ class SWNTrainer(DefaultTrainer):
             "swn_d2 evaluates data sets of the types coco and pascal_voc."
         )
 
+    def build_hooks(self):
+        ret = super().build_hooks()
+        # Detectron2's hook reports the learning rate of the largest group, which is Adam's if it
+        # sees the joint optimiser.
+        detector = self._trainer.optimizer.members["detector"]
+        return [
+            hooks.LRScheduler(detector, self.scheduler)
+            if isinstance(hook, hooks.LRScheduler)
+            else hook
+            for hook in ret
+        ]
+
+    def run_step(self):
+        with user_errors_exit():
+            super().run_step()
+
+    def after_step(self):
+        # TrainerBase.train logs the traceback of any other exception.
+        with user_errors_exit():
+            super().after_step()
+
     def state_dict(self) -> Dict[str, Any]:
-        state = super().state_dict()
-        # Detectron2 saves this from 0.6 on, its GradScaler only since later still.
-        state["_trainer"] = self._trainer.state_dict()
-        if hasattr(self._trainer, "grad_scaler"):
-            state["_trainer"]["grad_scaler"] = self._trainer.grad_scaler.state_dict()
-        return state
+        # Not DefaultTrainer's: it leaves the optimisers out before Detectron2 0.6.
+        return {**TrainerBase.state_dict(self), "_trainer": self._trainer.state_dict()}
 
     def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self._trainer.load_state_dict(state_dict["_trainer"])
-        if hasattr(self._trainer, "grad_scaler"):
-            self._trainer.grad_scaler.load_state_dict(state_dict["_trainer"]["grad_scaler"])
+        state = state_dict.get("_trainer", {})
+        for key in self._trainer.state_dict():
+            if key not in state and key != "hooks":
+                raise UserError(
+                    f"the checkpoint has no state of the {key}; it was written by another trainer "
+                    "or with another SOLVER.AMP.ENABLED. Resume with that, or start a new run "
+                    "from its MODEL.WEIGHTS."
+                )
+        TrainerBase.load_state_dict(self, state_dict)
+        self._trainer.load_state_dict(state)

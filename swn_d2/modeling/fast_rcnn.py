@@ -9,6 +9,7 @@ from detectron2.modeling.roi_heads.fast_rcnn import (
     _log_classification_stats,
 )
 from detectron2.structures import Instances
+from detectron2.utils.events import get_event_storage
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -39,7 +40,8 @@ class SWNFastRCNNOutputLayers(FastRCNNOutputLayers):
     def sample_losses(
         self, predictions: Tuple[Tensor, Tensor], proposals: List[Instances]
     ) -> Tuple[SampleLosses, SampleStatistics]:
-        """Losses and statistics of the R regions of a batch, in float32.
+        """Losses and statistics of the R regions of a batch, in float32. The losses contain
+        Detectron2's ``loss_weight``, so that SWN sees what a sample really contributes.
 
         Args:
             predictions: what :meth:`forward` returns: (R, K + 1) scores and (R, K * 4) deltas,
@@ -89,8 +91,9 @@ class SWNFastRCNNOutputLayers(FastRCNNOutputLayers):
         # Both losses are divided by the number of regions, as in Detectron2.
         num_regions = max(len(gt_classes), 1)
         losses = SampleLosses(
-            cls=F.cross_entropy(scores, gt_classes, reduction="none"),
-            box=scatter(fg_box_loss),
+            cls=F.cross_entropy(scores, gt_classes, reduction="none")
+            * self.loss_weight.get("loss_cls", 1.0),
+            box=scatter(fg_box_loss) * self.loss_weight.get("loss_box_reg", 1.0),
             normalizers={"cls": num_regions, "box": num_regions},
         )
         statistics = SampleStatistics.of(
@@ -98,5 +101,6 @@ class SWNFastRCNNOutputLayers(FastRCNNOutputLayers):
             iou=scatter(fg_iou),
             prob=scatter(fg_prob.squeeze(1)),
             is_foreground=is_foreground,
+            iteration=get_event_storage().iter,
         )
         return losses, statistics

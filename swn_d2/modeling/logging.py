@@ -1,9 +1,10 @@
 """What the weights do, as scalars in metrics.json and TensorBoard."""
 
 import torch
+from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 
-from ..weighting import SampleStatistics, SampleWeights
+from ..weighting import TASKS, SampleStatistics, SampleWeights
 from ..weighting.objective import group_mean, group_std
 
 __all__ = ["LOG_PERIOD", "log_sample_weights"]
@@ -19,24 +20,28 @@ def log_sample_weights(
 ) -> None:
     """Mean and standard deviation of the weights that the losses are multiplied by: of positives
     (``weights/cls_fg_mean``, ...) and negatives (``cls_bg``) in the classification loss, of
-    positives in the others; and the weighter's own scalars.
+    positives in the others; and, as ``swn/cls_fg_mean``, ..., of the weights as they were learned.
+    Of the main process's samples, which is where Detectron2 writes.
 
     Args:
         prefix: put before each name, to tell several weighters of one detector apart.
     """
     storage = get_event_storage()
-    if (storage.iter + 1) % LOG_PERIOD:
+    if (storage.iter + 1) % LOG_PERIOD or not comm.is_main_process():
         return
     is_foreground = statistics.is_foreground
-    groups = {"cls_fg": (weights.cls, is_foreground), "cls_bg": (weights.cls, ~is_foreground)}
-    groups["box"] = (weights.box, is_foreground)
-    if weights.mask is not None:
-        groups["mask"] = (weights.mask, is_foreground)
-    scalars = dict(weights.scalars)
-    for name, (values, group) in groups.items():
-        scalars[f"weights/{name}_mean"] = group_mean(values, group)
-        scalars[f"weights/{name}_std"] = group_std(values, group)
+    seen = {task: getattr(weights, task) for task in TASKS}
+    scalars = {}
+    for source, by_task in (("weights", seen), ("swn", weights.learned)):
+        for task, values in by_task.items():
+            if values is None:
+                continue
+            groups = {task: is_foreground}
+            if task == "cls":
+                groups = {"cls_fg": is_foreground, "cls_bg": ~is_foreground}
+            for name, group in groups.items():
+                scalars[f"{source}/{name}_mean"] = group_mean(values, group)
+                scalars[f"{source}/{name}_std"] = group_std(values, group)
     # One copy to the host for all of them.
-    values = torch.stack([value.float() for value in scalars.values()]).tolist()
-    for name, value in zip(scalars, values):
+    for name, value in zip(scalars, torch.stack(list(scalars.values())).tolist()):
         storage.put_scalar(prefix + name, value, smoothing_hint=False)

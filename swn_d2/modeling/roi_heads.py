@@ -22,6 +22,8 @@ __all__ = ["SWNROIHeads"]
 class SWNROIHeads(StandardROIHeads):
     """Detectron2's ROI heads with a sample weighter between the box head and its losses.
 
+    With the same seed, the detector starts with the parameters that it has without the weighter,
+    and samples the same regions, so that runs with and without it can be compared in pairs.
     Inference is Detectron2's own, untouched. The weighter's parameters are the only ones that a
     checkpoint of :class:`StandardROIHeads` does not have.
     """
@@ -43,15 +45,19 @@ class SWNROIHeads(StandardROIHeads):
         head = cfg.MODEL.ROI_BOX_HEAD
         if head.BBOX_REG_LOSS_TYPE == "smooth_l1" and head.SMOOTH_L1_BETA == 0:
             warn_of_l1(cfg.MODEL.SAMPLE_WEIGHTER.NAME)
-        ret["sample_weighter"] = build_sample_weighter(
-            cfg, box_loss_dim=box_loss_dim(head.BBOX_REG_LOSS_TYPE), has_mask=False
-        )
+        with _same_random_numbers_after():
+            ret["sample_weighter"] = build_sample_weighter(
+                cfg, box_loss_dim=box_loss_dim(head.BBOX_REG_LOSS_TYPE), has_mask=False
+            )
         return ret
 
     @classmethod
     def _init_box_head(cls, cfg, input_shape):
         ret = super()._init_box_head(cfg, input_shape)
-        ret["box_predictor"] = SWNFastRCNNOutputLayers(cfg, ret["box_head"].output_shape)
+        with _same_random_numbers_after():
+            predictor = SWNFastRCNNOutputLayers(cfg, ret["box_head"].output_shape)
+        predictor.load_state_dict(ret["box_predictor"].state_dict())
+        ret["box_predictor"] = predictor
         return ret
 
     def _forward_box(self, features: Dict[str, Tensor], proposals: List[Instances]):
@@ -72,12 +78,16 @@ class SWNROIHeads(StandardROIHeads):
                 boxes = self.box_predictor.predict_boxes_for_gt_classes(predictions, proposals)
             for proposal, box in zip(proposals, boxes):
                 proposal.proposal_boxes = Boxes(box)
-        factors = self.box_predictor.loss_weight
         return {
-            "loss_cls": weighted["cls"] * factors.get("loss_cls", 1.0),
-            "loss_box_reg": weighted["box"] * factors.get("loss_box_reg", 1.0),
+            "loss_cls": weighted["cls"],
+            "loss_box_reg": weighted["box"],
             **weights.regularizers,
         }
+
+
+def _same_random_numbers_after():
+    """A block that leaves the CPU's generator, from which models are initialised, as it was."""
+    return torch.random.fork_rng(devices=[])
 
 
 def warn_of_l1(weighter_name: str) -> None:

@@ -58,6 +58,7 @@ class SampleStatistics:
         is_foreground: (R,) bool, True for positives.
         normalizers: as in :class:`SampleLosses`.
         mask_loss: (R,) mask loss, 0 for negatives; None for a detector without masks.
+        iteration: the training iteration, counted from 0, that the samples belong to.
     """
 
     cls_loss: Tensor
@@ -67,6 +68,7 @@ class SampleStatistics:
     is_foreground: Tensor
     normalizers: Dict[str, Union[float, Tensor]]
     mask_loss: Optional[Tensor] = None
+    iteration: int = 0
 
     def __post_init__(self):
         num_samples = len(self.cls_loss)
@@ -84,7 +86,13 @@ class SampleStatistics:
 
     @classmethod
     def of(
-        cls, losses: SampleLosses, *, iou: Tensor, prob: Tensor, is_foreground: Tensor
+        cls,
+        losses: SampleLosses,
+        *,
+        iou: Tensor,
+        prob: Tensor,
+        is_foreground: Tensor,
+        iteration: int = 0,
     ) -> "SampleStatistics":
         """The statistics that belong to ``losses``; the other arguments as the attributes."""
         return cls(
@@ -95,6 +103,7 @@ class SampleStatistics:
             is_foreground=is_foreground,
             normalizers=losses.normalizers,
             mask_loss=losses.mask,
+            iteration=iteration,
         )
 
     def __len__(self) -> int:
@@ -133,11 +142,12 @@ class SampleWeights:
         box: (R,) weight in the box loss; without effect on negatives, whose box loss is 0.
         mask: (R,) weight in the mask loss; None for a detector without masks.
         regularizers: loss name -> 0-d tensor to be added to the detector's losses.
-        scalars: name -> 0-d tensor, further figures worth logging.
+        learned: task -> (R,) the weights as a network predicted them, detached, for the log;
+            empty where they are the ones above, or nothing is learned.
     """
 
     cls: Tensor
     box: Tensor
     mask: Optional[Tensor] = None
     regularizers: Dict[str, Tensor] = field(default_factory=dict)
-    scalars: Dict[str, Tensor] = field(default_factory=dict)
+    learned: Dict[str, Tensor] = field(default_factory=dict)

@@ -10,7 +10,6 @@ from .network import SampleWeightingNetwork
 from .objective import (
     average_per_group,
     group_mean,
-    group_std,
     preserve_total_loss,
     regularizer,
 )
@@ -28,11 +27,12 @@ class SWN(SampleWeighter):
     is. Its stationary point is ``w = lambda / (k L)``, L being what the sample contributes to
     the loss; so the weights also rescale whole tasks and groups.
 
-    In the *relative* formulation (the default, not in the paper) every group of samples keeps
-    the total loss that it has without weights, so that a weight only says how much a sample
+    In the *relative* formulation (the config's default, not in the paper) every group of samples
+    keeps the total loss that it has without weights, so that a weight only says how much a sample
     counts within its group: positives and negatives for the classification loss, positives for
     the other losses. The network is trained by Eq. 9 in units of the group's mean loss: a sample
     with that loss has its stationary point at w = 1, whatever the scale of the detector's loss.
+    Lambda is then a factor on all of the objective, to which Adam is nearly indifferent.
 
     In both, what the detector sees is ``1 + a (w - 1)``. ``a`` rises linearly from 0 to
     ``strength`` while the iterations go through ``ease_in``: the losses of a detector that can
@@ -70,9 +70,10 @@ class SWN(SampleWeighter):
             has_mask: whether the detector has a mask loss.
             heads: "separate", one MLP per task, or "shared".
             init: "normal" or "zero_output", see :class:`SampleWeightingNetwork`. The relative
-                formulation can not leave the start that "normal" gives it.
+                formulation could not leave the start that "normal" gives it.
             cls_averaging: average m of the classification task over positives and negatives
-                apart ("per_group"), over all samples ("all"), or not ("none").
+                apart ("per_group"), over all samples ("all"), or not ("none"). Averaged weights
+                say nothing relative to their group.
             regularizer_divisor: "group" divides R(m) by the number of samples in the group,
                 "loss" by what the detector divides the loss by.
             relative: the formulation, see the class.
@@ -81,7 +82,8 @@ class SWN(SampleWeighter):
             ease_in: iterations at which a starts to rise and has risen.
 
         Raises:
-            UserError: an argument is out of its range.
+            UserError: an argument is out of its range, or two of them together would leave every
+                weight at 1.
         """
         super().__init__()
         _check("MODEL.SWN.EXPONENT", exponent, exponent > 0, "greater than 0")
@@ -97,6 +99,16 @@ class SWN(SampleWeighter):
         _check_choice("MODEL.SWN.REGULARIZER_DIVISOR", regularizer_divisor, ("group", "loss"))
         for task in tasks:
             _check_choice("MODEL.SWN.TASKS", task, TASKS)
+        if relative and "cls" in tasks and cls_averaging != "none":
+            raise UserError(
+                f"MODEL.SWN.CLS_AVERAGING is {cls_averaging!r}, and averaged weights are 1 "
+                "relative to their group; set it to none, or MODEL.SWN.RELATIVE to False."
+            )
+        if relative and init == "normal":
+            raise UserError(
+                "MODEL.SWN.INIT is 'normal', which relative weights never leave; set it to "
+                "zero_output, or MODEL.SWN.RELATIVE to False."
+            )
         self.tasks = tuple(t for t in TASKS if t in tasks and (has_mask or t != "mask"))
         _check("MODEL.SWN.TASKS", tuple(tasks), bool(self.tasks), "tasks that the detector has")
 
@@ -115,12 +127,18 @@ class SWN(SampleWeighter):
             shared_head=heads == "shared",
             init=init,
         )
-        # A buffer: it must survive a resume, and a Python number would be lost with the process.
-        self.register_buffer("num_iterations", torch.zeros((), dtype=torch.long))
 
     @classmethod
     def from_config(cls, cfg, *, box_loss_dim: int, has_mask: bool) -> Dict[str, Any]:
         swn = cfg.MODEL.SWN
+        ease_in = swn.EASE_IN
+        _check(
+            "MODEL.SWN.EASE_IN",
+            ease_in,
+            len(ease_in) == 2
+            and all(isinstance(share, (int, float)) and 0 <= share <= 1 for share in ease_in),
+            "two shares of the schedule, each between 0 and 1",
+        )
         return {
             "tasks": swn.TASKS,
             "lambdas": {
@@ -139,7 +157,7 @@ class SWN(SampleWeighter):
             "regularizer_divisor": swn.REGULARIZER_DIVISOR,
             "relative": swn.RELATIVE,
             "strength": swn.STRENGTH,
-            "ease_in": tuple(round(share * cfg.SOLVER.MAX_ITER) for share in swn.EASE_IN),
+            "ease_in": tuple(round(share * cfg.SOLVER.MAX_ITER) for share in ease_in),
         }
 
     def forward(self, statistics: SampleStatistics) -> SampleWeights:
@@ -152,7 +170,7 @@ class SWN(SampleWeighter):
         result = SampleWeights(
             cls=ones, box=ones, mask=None if statistics.mask_loss is None else ones
         )
-        amount = self._amount()
+        amount = self._amount(statistics.iteration)
         for task, m in self.network(statistics).items():
             groups = self._groups(task, statistics.is_foreground)
             normalizer = statistics.normalizers[task]
@@ -178,8 +196,7 @@ class SWN(SampleWeighter):
             # The value is what the detector sees, the gradient what trains the network: L_i is
             # multiplied by the one and its value, as the gradient's factor, by the other.
             setattr(result, task, seen + (trained - trained.detach()))
-            self._add_scalars(result, task, w.detach(), statistics.is_foreground)
-        result.scalars["swn/strength"] = amount
+            result.learned[task] = w.detach()
         return result
 
     def _relative(
@@ -215,24 +232,11 @@ class SWN(SampleWeighter):
             return [torch.ones_like(is_foreground)]
         return [is_foreground, ~is_foreground]
 
-    def _amount(self) -> Tensor:
-        """0-d tensor, the strength at this iteration; counts the iteration when training."""
+    def _amount(self, iteration: int) -> float:
+        """The strength at an iteration that is counted from 0."""
         start, end = self.ease_in
-        risen = (self.num_iterations + 1 - start) / max(end - start, 1)
-        if self.training:
-            self.num_iterations += 1
-        return self.strength * risen.clamp(0, 1)
-
-    def _add_scalars(
-        self, result: SampleWeights, task: str, w: Tensor, is_foreground: Tensor
-    ) -> None:
-        """The weights as the network predicts them, before they are made relative and eased in."""
-        groups = {task: is_foreground}
-        if task == "cls":
-            groups = {"cls_fg": is_foreground, "cls_bg": ~is_foreground}
-        for name, group in groups.items():
-            result.scalars[f"swn/w_{name}_mean"] = group_mean(w, group)
-            result.scalars[f"swn/w_{name}_std"] = group_std(w, group)
+        risen = (iteration + 1 - start) / max(end - start, 1)
+        return self.strength * min(max(risen, 0.0), 1.0)
 
 
 def _check(key: str, value, is_valid: bool, rule: str) -> None:

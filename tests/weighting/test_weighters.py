@@ -73,3 +73,11 @@ except swn_d2.UserError as error:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "python tools/install_detectron2.py" in result.stdout
+
+
+@pytest.mark.parametrize("ease_in", [[0.5], [0.5, 1.5], ["a", "b"], []])
+def test_ease_in_is_two_shares(ease_in):
+    cfg = config()
+    cfg.MODEL.SWN.EASE_IN = ease_in
+    with pytest.raises(UserError, match="MODEL.SWN.EASE_IN"):
+        build_sample_weighter(cfg, box_loss_dim=4, has_mask=False)
