@@ -9,7 +9,7 @@ demo: .venv/ready
 	.venv/bin/python tools/demo.py
 
 test: lint
-	.venv/bin/python -m pytest --cov=swn_d2/weighting
+	.venv/bin/python -m pytest --cov=swn_d2/weighting --cov-fail-under=98
 
 lint: .venv/ready
 	.venv/bin/ruff check .

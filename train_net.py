@@ -58,7 +58,14 @@ if __name__ == "__main__":
     with user_errors_exit():
         # In this process first: a mistake is reported once, and before any process starts.
         register_from_args(args)
-        check_run(setup(args), eval_only=args.eval_only, resume=args.resume)
+        cfg = setup(args)
+        check_run(
+            cfg,
+            eval_only=args.eval_only,
+            resume=args.resume,
+            num_processes_per_machine=args.num_gpus,
+            num_machines=args.num_machines,
+        )
         launch(
             main,
             args.num_gpus,
@@ -66,4 +73,5 @@ if __name__ == "__main__":
             machine_rank=args.machine_rank,
             dist_url=args.dist_url,
             args=(args,),
+            device=cfg.MODEL.DEVICE,
         )

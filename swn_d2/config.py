@@ -5,7 +5,7 @@
 
 import difflib
 import re
-from typing import Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import yaml
 from detectron2.config import CfgNode, get_cfg
@@ -78,8 +78,9 @@ def load_config(config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:
         ) from error
     except yaml.YAMLError as error:
         raise UserError(f"{config_file} is not a plain YAML file: {error}") from error
-    except (AssertionError, KeyError, ValueError) as error:
-        raise UserError(_explain(cfg, config_file, str(error.args[0]))) from error
+    # An empty file, or one with a list in it, raises the last two.
+    except (AssertionError, KeyError, ValueError, AttributeError, TypeError) as error:
+        raise UserError(_explain(cfg, config_file, str(error))) from error
     return cfg
 
 

@@ -1,7 +1,7 @@
 """Every config in configs/, and the reference of config keys."""
 
 import re
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -41,7 +41,7 @@ def changes(path, other):
     return {key for key in a if a[key] != b[key]}
 
 
-@lru_cache(maxsize=None)
+@cache
 def added_keys():
     """key -> default of what swn_d2 adds to Detectron2's config."""
     cfg = get_cfg()

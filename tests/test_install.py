@@ -131,7 +131,7 @@ for call in (rotated_nms, rotated_iou, rotated_roi_align, fast_coco_evaluation):
     sentences = result.stdout.splitlines()
     names = "nms_rotated", "box_iou_rotated", "roi_align_rotated_forward", "COCOevalEvaluateImages"
     assert len(sentences) == len(names)
-    for name, sentence in zip(names, sentences):
+    for name, sentence in zip(names, sentences, strict=True):
         assert sentence.startswith(f"detectron2._C.{name} is compiled code")
     assert "use_fast_impl=False" in sentences[-1]
 

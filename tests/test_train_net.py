@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -85,6 +86,8 @@ def test_evaluation_alone_gives_what_the_training_gave(config_file, data, tmp_pa
         for run in ("run", "evaluated")
     )
     assert first and second == first
+    saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert saved["MODEL"]["ROI_HEADS"]["NAME"] == "SWNROIHeads"
 
 
 def test_two_processes_without_a_gpu(config_file, data, tmp_path):
@@ -135,6 +138,8 @@ def test_killed_in_the_middle_and_resumed(config_file, data, tmp_path):
         (["DATASETS.TEST", "('mine_vla',)"], "mine_vla.*mine_val"),
         (["MODEL.ROI_HEADS.NUM_CLASSES", "3"], "10.*NUM_CLASSES 10"),
         (["--register-coco", "other", "no.json", "images"], "no.json"),
+        (["DATASETS.TRAIN", "()"], "DATASETS.TRAIN is empty"),
+        (["--num-gpus", "3", "MODEL.DEVICE", "cpu"], "IMS_PER_BATCH 2.*3 processes"),
     ],
 )
 def test_bad_input_is_one_line(config_file, data, tmp_path, arguments, message):
@@ -153,6 +158,8 @@ def test_bad_input_is_one_line(config_file, data, tmp_path, arguments, message):
         ("MODEL: [", "mine.yaml is not a plain YAML"),
         ("MODEL: !!python/object/apply:os.system ['true']", "mine.yaml is not a plain YAML"),
         ("MODLE: {}", "MODLE"),
+        ("", "mine.yaml"),
+        ("- 1", "mine.yaml"),
     ],
 )
 def test_bad_config_files(data, tmp_path, content, message):
@@ -177,6 +184,24 @@ def test_help_names_every_argument():
         assert argument in result.stdout
 
 
-def test_saved_config_is_plain_yaml(config_file):
-    assert yaml.safe_load(config_file.read_text())["MODEL"]["ROI_HEADS"]["NAME"] == "SWNROIHeads"
+def test_full_disk_is_one_line_and_loses_nothing(config_file, data, tmp_path):
+    """A limit on the size of files, which the kernel enforces as it does a full disk."""
+    succeed(config_file, data, "SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "(1,)")
+    output = tmp_path / "run"
+    before = (output / "model_final.pth").read_bytes()
+    blocks = len(before) // 2 // 1024
+    resume = shlex.join(command(config_file, data, "--resume"))
+    result = subprocess.run(
+        ["bash", "-c", f"trap '' XFSZ; ulimit -f {blocks}; {resume}"],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    assert re.search(r"^error: cannot write .*--resume; the last good", result.stderr, re.M)
+    assert "Traceback" not in result.stdout + result.stderr
+    assert (output / "model_final.pth").read_bytes() == before
+    assert "Starting training from iteration 2" in succeed(config_file, data, "--resume").stdout
+
+
+def test_the_script_is_executable():
     assert os.access(TRAIN_NET, os.X_OK)

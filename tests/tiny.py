@@ -1,5 +1,7 @@
 """A Faster R-CNN small enough to build and step in a moment, and batches for it."""
 
+from pathlib import Path
+
 import torch
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
@@ -7,13 +9,18 @@ from detectron2.utils.events import EventStorage
 
 from swn_d2 import load_config
 
+CONFIGS = Path(__file__).parents[1] / "configs"
 NUM_CLASSES = 3
+#: The three ways in which SWN can be set up.
+READINGS = ("relative", "paper", "authors")
 
 
-def tiny_config(*opts, roi_heads="SWNROIHeads"):
-    """The config, with ``KEY VALUE`` overrides."""
+def tiny_config(*opts, roi_heads="SWNROIHeads", reading="relative"):
+    """The config, with ``KEY VALUE`` overrides. Relative weights are not eased in."""
     cfg = load_config(
+        "" if reading == "relative" else str(CONFIGS / f"Base-SWN-{reading}.yaml"),
         opts=[
+            *("MODEL.SWN.EASE_IN", [0.0, 0.0]),
             *("MODEL.DEVICE", "cpu"),
             *("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"),
             *("MODEL.BACKBONE.FREEZE_AT", 0),
@@ -43,7 +50,7 @@ def tiny_config(*opts, roi_heads="SWNROIHeads"):
             *("MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA", 1.0),
             *("SOLVER.MAX_ITER", 100),
             *opts,
-        ]
+        ],
     )
     return cfg
 

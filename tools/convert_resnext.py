@@ -7,7 +7,7 @@ converted weights, with the config keys that this tool prints.
 
 import argparse
 import re
-from typing import Any, Dict
+from typing import Any
 
 import torch
 import yaml
@@ -27,7 +27,7 @@ from swn_d2.engine import read_checkpoint, write_new_checkpoint
 DEPTHS = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
 
 
-def read_state_dict(path: str) -> Dict[str, Tensor]:
+def read_state_dict(path: str) -> dict[str, Tensor]:
     """The state dict in a file of torch.save or safetensors, or in a training checkpoint.
 
     Raises:
@@ -53,7 +53,7 @@ def read_state_dict(path: str) -> Dict[str, Tensor]:
         raise UserError(f"{path} is not a safetensors file, or is damaged.") from error
 
 
-def detectron2_settings(state_dict: Dict[str, Tensor]) -> Dict[str, Any]:
+def detectron2_settings(state_dict: dict[str, Tensor]) -> dict[str, Any]:
     """The config keys, nested as in a YAML file, that go with a ResNeXt's weights.
 
     Raises:
@@ -93,7 +93,7 @@ def detectron2_settings(state_dict: Dict[str, Tensor]) -> Dict[str, Any]:
     }
 
 
-def convert(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
+def convert(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights under the names that Detectron2's ResNet has for them, without the classifier.
 
     Raises:

@@ -20,7 +20,7 @@ import tempfile
 import zipfile
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional
+from typing import NamedTuple
 
 SOURCE = "geoai-detectron2==0.4"
 SOURCE_SHA256 = "6eb280a50dbc3536caa9dc73229dfbbe0bda4fea6692c17803584dda680fad8d"
@@ -133,7 +133,7 @@ class InstallError(Exception):
     """What is wrong and how to mend it, in one sentence."""
 
 
-def apply_changes(sources: Dict[str, str], changes=CHANGES) -> Dict[str, str]:
+def apply_changes(sources: dict[str, str], changes=CHANGES) -> dict[str, str]:
     """Applies `changes` in order to `sources`, {path: text}, and returns the changed sources.
 
     Raises InstallError where a change does not match as often as it says.
@@ -243,7 +243,7 @@ def download(folder: Path) -> Path:
     return next(folder.glob("*.whl"))
 
 
-def installed() -> Optional[str]:
+def installed() -> str | None:
     """Version and folder of this environment's Detectron2, or None if it has none."""
     if importlib.util.find_spec("detectron2") is None:
         return None
@@ -258,7 +258,7 @@ def installed() -> Optional[str]:
     return f"Detectron2 {detectron2.__version__} in {Path(detectron2.__file__).parent}"
 
 
-def main(argv: Optional[List[str]] = None) -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--wheel-dir", type=Path, help="only build the wheel, into this folder")
     parser.add_argument("--source", type=Path, help=f"the wheel of {SOURCE}, already downloaded")

@@ -1,10 +1,14 @@
-#!/usr/bin/env python
+#!/usr/bin/env python3
 """Write DigitScenes, the embedded data set, to disk in COCO format."""
 
 import argparse
 
-from swn_d2.data.digit_scenes import make_digit_scenes
-from swn_d2.errors import user_errors_exit
+from swn_d2.errors import require_detectron2, user_errors_exit
+
+with user_errors_exit():
+    require_detectron2()
+
+from swn_d2.data import digit_scenes_root, make_digit_scenes
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -15,7 +19,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "already holds them is kept.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--output", default="datasets/digit_scenes", help="folder to write")
+    parser.add_argument("--output", default=str(digit_scenes_root()), help="folder to write")
     parser.add_argument("--train", type=int, default=2000, help="number of training images")
     parser.add_argument("--val", type=int, default=300, help="number of validation images")
     parser.add_argument(

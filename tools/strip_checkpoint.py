@@ -6,7 +6,6 @@ file is good for inference and fine-tuning, not for --resume.
 """
 
 import argparse
-from typing import Tuple
 
 from swn_d2.errors import UserError, require_detectron2, user_errors_exit
 
@@ -16,7 +15,7 @@ with user_errors_exit():
 from swn_d2.engine import is_sample_weighter_key, read_checkpoint, write_new_checkpoint
 
 
-def strip(source: str, destination: str) -> Tuple[int, int]:
+def strip(source: str, destination: str) -> tuple[int, int]:
     """Write ``destination``, the model in ``source`` without its sample weighter.
 
     Returns:

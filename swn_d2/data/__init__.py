@@ -3,6 +3,7 @@
 from .checks import check_datasets
 from .datasets import (
     add_register_coco_argument,
+    digit_scenes_root,
     register_coco,
     register_digit_scenes,
     register_from_args,
@@ -12,6 +13,7 @@ from .digit_scenes import make_digit_scenes
 __all__ = [
     "add_register_coco_argument",
     "check_datasets",
+    "digit_scenes_root",
     "make_digit_scenes",
     "register_coco",
     "register_digit_scenes",

@@ -50,6 +50,11 @@ def check_datasets(cfg: CfgNode, *, eval_only: bool = False) -> None:
             classes = _check_coco(cfg, metadata, name in train, name in cfg.DATASETS.TEST)
         elif kind == "pascal_voc":
             classes = _check_voc(metadata)
+        elif name in cfg.DATASETS.TEST:
+            raise UserError(
+                f"DATASETS.TEST has {name}, whose evaluator type is {kind!r}; swn_d2 evaluates "
+                "data sets of the types coco and pascal_voc."
+            )
         else:
             continue
         _check_num_classes(cfg, name, classes)

@@ -16,18 +16,24 @@ from swn_d2.errors import UserError
 
 __all__ = [
     "add_register_coco_argument",
+    "digit_scenes_root",
     "register_coco",
     "register_digit_scenes",
     "register_from_args",
 ]
 
 
+def digit_scenes_root() -> Path:
+    """Where DigitScenes is: in ``$DETECTRON2_DATASETS``, which is ``datasets`` if it is not set."""
+    return Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser() / "digit_scenes"
+
+
 def register_digit_scenes() -> None:
     """Register ``digit_scenes_train`` and ``digit_scenes_val`` under ``$DETECTRON2_DATASETS``.
 
-    The default of that variable is ``datasets``. No file is touched. Names that exist are kept.
+    No file is touched. Names that exist are kept.
     """
-    root = Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser() / "digit_scenes"
+    root = digit_scenes_root()
     for split in ("train", "val"):
         name = f"digit_scenes_{split}"
         if name not in DatasetCatalog:

@@ -3,7 +3,8 @@
 import contextlib
 import os
 import pickle
-from typing import Any, Callable, Dict, List
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -20,7 +21,7 @@ __all__ = [
 ]
 
 
-def read_checkpoint(path: str) -> Dict[str, Any]:
+def read_checkpoint(path: str) -> dict[str, Any]:
     """The dictionary in a file of torch.save. No code in the file is run.
 
     Raises:
@@ -40,7 +41,7 @@ def read_checkpoint(path: str) -> Dict[str, Any]:
     return data
 
 
-def write_checkpoint(data: Dict[str, Any], path: str) -> None:
+def write_checkpoint(data: dict[str, Any], path: str) -> None:
     """Write a file with torch.save. It appears, or replaces the one before it, whole or not at all.
 
     Raises:
@@ -49,7 +50,7 @@ def write_checkpoint(data: Dict[str, Any], path: str) -> None:
     _write_atomically(lambda partial: torch.save(data, partial), path)
 
 
-def write_new_checkpoint(data: Dict[str, Any], path: str) -> None:
+def write_new_checkpoint(data: dict[str, Any], path: str) -> None:
     """As :func:`write_checkpoint`, for a file that a user named.
 
     Raises:
@@ -87,7 +88,7 @@ class SafeCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer, with files that appear whole or not at all."""
 
     # What load() demands of a checkpoint: given the model's keys that it does not fill.
-    _is_enough: Callable[[List[str], nn.Module], bool] = staticmethod(lambda unfilled, model: True)
+    _is_enough: Callable[[list[str], nn.Module], bool] = staticmethod(lambda unfilled, model: True)
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Save a checkpoint as ``name``.pth; ``kwargs`` are stored beside the model.
@@ -144,7 +145,7 @@ class SafeCheckpointer(DetectionCheckpointer):
             return self._load(self.get_checkpoint_file(), None, is_enough=_everything)
         return self._load(path, checkpointables=[], is_enough=_anything)
 
-    def _load(self, path, checkpointables, is_enough: Callable[[List[str], nn.Module], bool]):
+    def _load(self, path, checkpointables, is_enough: Callable[[list[str], nn.Module], bool]):
         self._is_enough = is_enough
         try:
             return self.load(path, checkpointables=checkpointables)
@@ -172,13 +173,13 @@ class SafeCheckpointer(DetectionCheckpointer):
         return incompatible
 
 
-def _everything(unfilled: List[str], model: nn.Module) -> bool:
+def _everything(unfilled: list[str], model: nn.Module) -> bool:
     return not unfilled
 
 
-def _all_but_sample_weighter(unfilled: List[str], model: nn.Module) -> bool:
+def _all_but_sample_weighter(unfilled: list[str], model: nn.Module) -> bool:
     return all(is_sample_weighter_key(key) for key in unfilled)
 
 
-def _anything(unfilled: List[str], model: nn.Module) -> bool:
+def _anything(unfilled: list[str], model: nn.Module) -> bool:
     return not set(unfilled).issuperset(name for name, _ in model.named_parameters())

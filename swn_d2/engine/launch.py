@@ -1,7 +1,7 @@
 """One process per GPU, or, without a GPU, as many CPU processes as asked for."""
 
 import socket
-from typing import Callable, Tuple
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
@@ -18,21 +18,29 @@ def launch(
     num_machines: int = 1,
     machine_rank: int = 0,
     dist_url: str = "auto",
-    args: Tuple = (),
+    args: tuple = (),
+    device: str = "cuda",
 ) -> None:
     """Run ``main(*args)`` in every process of a job; see :func:`detectron2.engine.launch`.
 
-    On a machine without a GPU the processes talk by gloo, on every version of Detectron2.
+    Where ``device`` is "cpu" the processes talk by gloo, on every version of Detectron2.
+
+    Raises:
+        SystemExit: a process ended with an exit status, or by a signal.
     """
     job = (num_processes_per_machine, num_machines, machine_rank, dist_url, args)
     try:
-        if torch.cuda.is_available() or num_machines * num_processes_per_machine == 1:
-            launch_on_gpus(main, *job)
-        else:
+        if device == "cpu" and num_machines * num_processes_per_machine > 1:
             _launch_on_cpu(main, *job)
+        else:
+            launch_on_gpus(main, *job)
     except mp.ProcessExitedException as error:
-        # A process that ended by sys.exit() has said why.
-        raise SystemExit(error.exit_code) from None
+        if error.exit_code > 0:  # by sys.exit(), which has said why
+            raise SystemExit(error.exit_code) from None
+        raise SystemExit(
+            f"error: process {error.error_index} was ended by {error.signal_name}; if that is "
+            "SIGKILL, the machine may have run out of memory."
+        ) from None
 
 
 def _launch_on_cpu(main, num_processes_per_machine, num_machines, machine_rank, dist_url, args):

@@ -1,6 +1,6 @@
 """Two optimisers that the trainer, the scheduler, AMP and the checkpointer see as one."""
 
-from typing import Any, Dict, List
+from typing import Any
 
 import torch
 from detectron2.solver import build_optimizer
@@ -34,10 +34,10 @@ class JointOptimizer(Optimizer):
         for member in self.members.values():
             member.step()
 
-    def state_dict(self) -> Dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {name: member.state_dict() for name, member in self.members.items()}
 
-    def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if set(state_dict) != set(self.members):
             raise UserError(
                 f"the checkpoint holds the optimisers {sorted(map(str, state_dict))}, but this "
@@ -50,7 +50,7 @@ class JointOptimizer(Optimizer):
         self.param_groups = [group for m in self.members.values() for group in m.param_groups]
 
 
-def sample_weighter_parameters(model: nn.Module) -> List[nn.Parameter]:
+def sample_weighter_parameters(model: nn.Module) -> list[nn.Parameter]:
     """The trainable parameters of all the :class:`SampleWeighter` in ``model``."""
     return [
         parameter

@@ -2,7 +2,7 @@
 
 import os
 import weakref
-from typing import Any, Dict
+from typing import Any
 
 from detectron2.data import MetadataCatalog
 from detectron2.engine import (
@@ -100,11 +100,11 @@ class SWNTrainer(DefaultTrainer):
         with user_errors_exit():
             super().after_step()
 
-    def state_dict(self) -> Dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         # Not DefaultTrainer's: it leaves the optimisers out before Detectron2 0.6.
         return {**TrainerBase.state_dict(self), "_trainer": self._trainer.state_dict()}
 
-    def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         state = state_dict.get("_trainer", {})
         for key in self._trainer.state_dict():
             if key not in state and key != "hooks":

@@ -3,7 +3,6 @@
 import json
 from collections import defaultdict
 from pathlib import Path
-from typing import Dict, List
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import read_image
@@ -47,7 +46,8 @@ def draw_detections(
     detections = _detections_by_image(results_file)
     metadata = MetadataCatalog.get(dataset_name)
     images = DatasetCatalog.get(dataset_name)
-    images = images[:: max(len(images) // num_images, 1)][:num_images]
+    num_images = min(num_images, len(images))
+    images = [images[i * len(images) // num_images] for i in range(num_images)]
     class_of_category = metadata.thing_dataset_id_to_contiguous_id
 
     columns = 4
@@ -78,7 +78,7 @@ def draw_detections(
     figure.savefig(output_file)
 
 
-def _detections_by_image(results_file: str) -> Dict[int, List[dict]]:
+def _detections_by_image(results_file: str) -> dict[int, list[dict]]:
     try:
         results = json.loads(Path(results_file).read_text())
     except (OSError, ValueError) as error:

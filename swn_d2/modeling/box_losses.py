@@ -16,8 +16,19 @@ __all__ = ["box_loss_dim", "iou_of_predictions", "unreduced_box_loss"]
 
 
 def box_loss_dim(loss_type: str) -> int:
-    """Columns of :func:`unreduced_box_loss`: 4 for "smooth_l1", 1 for the IoU losses."""
-    return 4 if loss_type == "smooth_l1" else 1
+    """Columns of :func:`unreduced_box_loss`: 4 for "smooth_l1", 1 for the IoU losses.
+
+    Raises:
+        UserError: fvcore has no such loss.
+    """
+    if loss_type == "smooth_l1":
+        return 4
+    if not hasattr(fvcore.nn, f"{loss_type}_loss"):
+        raise UserError(
+            f"the box loss {loss_type!r} (BBOX_REG_LOSS_TYPE) is not in the installed fvcore; use "
+            "smooth_l1 or giou, or a newer fvcore."
+        )
+    return 1
 
 
 def unreduced_box_loss(
@@ -42,19 +53,11 @@ def unreduced_box_loss(
 
     Returns:
         (F, 4) loss per coordinate, or (F, 1).
-
-    Raises:
-        UserError: fvcore has no such loss.
     """
     if loss_type == "smooth_l1":
         gt_deltas = box2box_transform.get_deltas(boxes, gt_boxes)
         return fvcore.nn.smooth_l1_loss(deltas, gt_deltas, smooth_l1_beta, reduction="none")
-    iou_loss = getattr(fvcore.nn, f"{loss_type}_loss", None)
-    if iou_loss is None:
-        raise UserError(
-            f"the box loss {loss_type!r} (BBOX_REG_LOSS_TYPE) is not in the installed fvcore; use "
-            "smooth_l1 or giou, or a newer fvcore."
-        )
+    iou_loss = getattr(fvcore.nn, f"{loss_type}_loss")
     decoded = box2box_transform.apply_deltas(deltas, boxes)
     return iou_loss(decoded, gt_boxes, reduction="none")[:, None]
 
@@ -63,7 +66,8 @@ def unreduced_box_loss(
 def iou_of_predictions(
     deltas: Tensor, boxes: Tensor, gt_boxes: Tensor, *, box2box_transform
 ) -> Tensor:
-    """(F,) IoU of the decoded predictions with their ground truth, in [0, 1]; not clipped to the
-    image, since the loss is not. Arguments as for :func:`unreduced_box_loss`."""
+    """(F,) IoU of the decoded predictions with their ground truth, in [0, 1], or NaN where a
+    prediction is infinite. Not clipped to the image, since the loss is not. Arguments as for
+    :func:`unreduced_box_loss`."""
     decoded = box2box_transform.apply_deltas(torch.nan_to_num(deltas.float()), boxes)
     return matched_pairwise_iou(Boxes(decoded), Boxes(gt_boxes))

@@ -1,7 +1,5 @@
 """The Fast R-CNN output layers that also tell the loss and the statistics of every region."""
 
-from typing import List, Tuple
-
 import torch
 from detectron2.config import configurable
 from detectron2.modeling.roi_heads.fast_rcnn import (
@@ -38,8 +36,8 @@ class SWNFastRCNNOutputLayers(FastRCNNOutputLayers):
             )
 
     def sample_losses(
-        self, predictions: Tuple[Tensor, Tensor], proposals: List[Instances]
-    ) -> Tuple[SampleLosses, SampleStatistics]:
+        self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
+    ) -> tuple[SampleLosses, SampleStatistics]:
         """Losses and statistics of the R regions of a batch, in float32. The losses contain
         Detectron2's ``loss_weight``, so that SWN sees what a sample really contributes.
 

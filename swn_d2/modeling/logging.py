@@ -43,5 +43,5 @@ def log_sample_weights(
                 scalars[f"{source}/{name}_mean"] = group_mean(values, group)
                 scalars[f"{source}/{name}_std"] = group_std(values, group)
     # One copy to the host for all of them.
-    for name, value in zip(scalars, torch.stack(list(scalars.values())).tolist()):
+    for name, value in zip(scalars, torch.stack(list(scalars.values())).tolist(), strict=True):
         storage.put_scalar(prefix + name, value, smoothing_hint=False)

@@ -1,7 +1,6 @@
 """ROI heads whose losses are weighted per region."""
 
 import logging
-from typing import Dict, List
 
 import torch
 from detectron2.config import configurable
@@ -43,6 +42,11 @@ class SWNROIHeads(StandardROIHeads):
     def from_config(cls, cfg, input_shape):
         ret = super().from_config(cfg, input_shape)
         head = cfg.MODEL.ROI_BOX_HEAD
+        if cfg.MODEL.MASK_ON or cfg.MODEL.KEYPOINT_ON:
+            logging.getLogger(__name__).warning(
+                "SWNROIHeads weights the classification and box losses; masks and keypoints keep "
+                "weight 1."
+            )
         if head.BBOX_REG_LOSS_TYPE == "smooth_l1" and head.SMOOTH_L1_BETA == 0:
             warn_of_l1(cfg.MODEL.SAMPLE_WEIGHTER.NAME)
         with _same_random_numbers_after():
@@ -60,7 +64,7 @@ class SWNROIHeads(StandardROIHeads):
         ret["box_predictor"] = predictor
         return ret
 
-    def _forward_box(self, features: Dict[str, Tensor], proposals: List[Instances]):
+    def _forward_box(self, features: dict[str, Tensor], proposals: list[Instances]):
         if not self.training:
             return super()._forward_box(features, proposals)
         box_features = self.box_pooler(
@@ -76,7 +80,7 @@ class SWNROIHeads(StandardROIHeads):
         if self.train_on_pred_boxes:
             with torch.no_grad():
                 boxes = self.box_predictor.predict_boxes_for_gt_classes(predictions, proposals)
-            for proposal, box in zip(proposals, boxes):
+            for proposal, box in zip(proposals, boxes, strict=True):
                 proposal.proposal_boxes = Boxes(box)
         return {
             "loss_cls": weighted["cls"],

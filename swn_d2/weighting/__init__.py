@@ -4,6 +4,9 @@ A detector gathers :class:`SampleLosses` and :class:`SampleStatistics`; a :class
 turns the statistics into :class:`SampleWeights`; :meth:`SampleLosses.weighted` applies them.
 """
 
+import importlib
+import pkgutil
+
 from .network import SampleWeightingNetwork
 from .statistics import TASKS, SampleLosses, SampleStatistics, SampleWeights
 from .swn import SWN
@@ -26,3 +29,7 @@ __all__ = [
     "Uniform",
     "build_sample_weighter",
 ]
+
+# Every module here, so that a new weighter is registered by the file that it is written in.
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

@@ -1,6 +1,6 @@
 """The sample weighting network (Sec. 3.4 of the paper, Eq. 10 and 11)."""
 
-from typing import Dict, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -64,14 +64,14 @@ class SampleWeightingNetwork(nn.Module):
                 nn.init.zeros_(head[-1].weight)
                 nn.init.zeros_(head[-1].bias)
 
-    def forward(self, statistics: SampleStatistics) -> Dict[str, Tensor]:
+    def forward(self, statistics: SampleStatistics) -> dict[str, Tensor]:
         """Task -> (R,) the unclamped m of every sample. The statistics must be finite."""
         d = torch.cat(
             [embed(self._feature(statistics, name)) for name, embed in self.embeddings.items()],
             dim=1,
         )
         m = torch.cat([head(d) for head in self.heads.values()], dim=1)
-        return dict(zip(self.tasks, m.unbind(dim=1)))
+        return dict(zip(self.tasks, m.unbind(dim=1), strict=True))
 
     def _feature(self, statistics: SampleStatistics, name: str) -> Tensor:
         value = getattr(statistics, name)

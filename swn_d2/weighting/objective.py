@@ -4,8 +4,6 @@ A *group* is a (R,) bool mask: positives, negatives, or all samples. Groups are 
 multiplication, not by indexing, since indexing with a mask makes a GPU wait for the host.
 """
 
-from typing import List, Union
-
 import torch
 from torch import Tensor
 
@@ -22,7 +20,7 @@ def group_std(values: Tensor, group: Tensor) -> Tensor:
     return group_mean((values - group_mean(values, group)).square(), group).sqrt()
 
 
-def average_per_group(values: Tensor, groups: List[Tensor]) -> Tensor:
+def average_per_group(values: Tensor, groups: list[Tensor]) -> Tensor:
     """Each of ``values`` (R,) replaced by the mean of its group (Sec. 3.4, the smoothing).
 
     The groups must be disjoint; a sample in none of them gets 0.
@@ -30,14 +28,14 @@ def average_per_group(values: Tensor, groups: List[Tensor]) -> Tensor:
     return torch.stack([group_mean(values, group) * group for group in groups]).sum(dim=0)
 
 
-def regularizer(m: Tensor, groups: List[Tensor], divisors: List[Union[float, Tensor]]) -> Tensor:
+def regularizer(m: Tensor, groups: list[Tensor], divisors: list[float | Tensor]) -> Tensor:
     """``R(m)``, the second and fourth term of Eq. 9: per group ``sum_i m_i`` over its divisor.
 
     Dividing by the detector's own normalizer is Eq. 9 summed over the samples, dividing by the
     size of the group is the authors' code.
     """
     return torch.stack(
-        [(m * group).sum() / divisor for group, divisor in zip(groups, divisors)]
+        [(m * group).sum() / divisor for group, divisor in zip(groups, divisors, strict=True)]
     ).sum()
 
 

@@ -5,7 +5,6 @@ batch on one device; ``D`` columns of the box loss: 4 for a loss per coordinate,
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Dict, Optional, Union
 
 import torch
 from torch import Tensor
@@ -33,10 +32,10 @@ class SampleLosses:
 
     cls: Tensor
     box: Tensor
-    normalizers: Dict[str, Union[float, Tensor]]
-    mask: Optional[Tensor] = None
+    normalizers: dict[str, float | Tensor]
+    mask: Tensor | None = None
 
-    def weighted(self, weights: "SampleWeights") -> Dict[str, Tensor]:
+    def weighted(self, weights: "SampleWeights") -> dict[str, Tensor]:
         """The losses of Eq. 2, reduced: task -> ``sum_i w_i L_i / N``, a 0-d tensor."""
         per_sample = {"cls": self.cls, "box": self.box.sum(dim=1), "mask": self.mask}
         return {
@@ -66,8 +65,8 @@ class SampleStatistics:
     iou: Tensor
     prob: Tensor
     is_foreground: Tensor
-    normalizers: Dict[str, Union[float, Tensor]]
-    mask_loss: Optional[Tensor] = None
+    normalizers: dict[str, float | Tensor]
+    mask_loss: Tensor | None = None
     iteration: int = 0
 
     def __post_init__(self):
@@ -148,6 +147,6 @@ class SampleWeights:
 
     cls: Tensor
     box: Tensor
-    mask: Optional[Tensor] = None
-    regularizers: Dict[str, Tensor] = field(default_factory=dict)
-    learned: Dict[str, Tensor] = field(default_factory=dict)
+    mask: Tensor | None = None
+    regularizers: dict[str, Tensor] = field(default_factory=dict)
+    learned: dict[str, Tensor] = field(default_factory=dict)

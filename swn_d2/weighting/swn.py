@@ -1,6 +1,7 @@
 """The learned weighter of the paper, with its two readings and the relative formulation."""
 
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,7 +56,7 @@ class SWN(SampleWeighter):
         regularizer_divisor: str = "group",
         relative: bool = True,
         strength: float = 1.0,
-        ease_in: Tuple[int, int] = (0, 0),
+        ease_in: tuple[int, int] = (0, 0),
     ):
         """
         Args:
@@ -129,7 +130,7 @@ class SWN(SampleWeighter):
         )
 
     @classmethod
-    def from_config(cls, cfg, *, box_loss_dim: int, has_mask: bool) -> Dict[str, Any]:
+    def from_config(cls, cfg, *, box_loss_dim: int, has_mask: bool) -> dict[str, Any]:
         swn = cfg.MODEL.SWN
         ease_in = swn.EASE_IN
         _check(
@@ -203,11 +204,11 @@ class SWN(SampleWeighter):
         self,
         w: Tensor,
         losses: Tensor,
-        groups: List[Tensor],
-        divisors: List,
+        groups: list[Tensor],
+        divisors: list,
         normalizer,
         weight_of_regularizer: float,
-    ) -> Tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]:
         """The weights as the detector sees them, and as they train the network; both (R,).
 
         For a group G with regulariser ``lambda sum_G m / D`` the second term must be
@@ -215,7 +216,7 @@ class SWN(SampleWeighter):
         at ``1 / l_i``. The detector will multiply by ``L_i / N``, hence the scale.
         """
         seen, trained = torch.ones_like(w), torch.zeros_like(w)
-        for group, divisor in zip(groups, divisors):
+        for group, divisor in zip(groups, divisors, strict=True):
             seen = torch.where(
                 group, w.detach() * preserve_total_loss(w.detach(), losses, group), seen
             )
@@ -225,7 +226,7 @@ class SWN(SampleWeighter):
             trained = trained + w * group * scale
         return seen, trained
 
-    def _groups(self, task: str, is_foreground: Tensor) -> List[Tensor]:
+    def _groups(self, task: str, is_foreground: Tensor) -> list[Tensor]:
         if task != "cls":
             return [is_foreground]
         if self.cls_averaging == "all":

@@ -4,7 +4,7 @@ A weighter is the choice of ``s_i`` in Eq. 2 of the paper. Another way of weight
 module in this folder with one registered class, and a config that names it.
 """
 
-from typing import Any, Dict
+from typing import Any
 
 import torch
 from fvcore.common.registry import Registry
@@ -29,7 +29,7 @@ class SampleWeighter(nn.Module):
     """
 
     @classmethod
-    def from_config(cls, cfg, *, box_loss_dim: int, has_mask: bool) -> Dict[str, Any]:
+    def from_config(cls, cfg, *, box_loss_dim: int, has_mask: bool) -> dict[str, Any]:
         """The constructor's arguments, from a config and from what the detector offers.
 
         Args:

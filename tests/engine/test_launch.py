@@ -1,5 +1,8 @@
 """Real torch.distributed: two gloo processes on the CPU."""
 
+import os
+import signal
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -8,14 +11,14 @@ from detectron2.utils import comm
 
 from swn_d2.engine import build_joint_optimizer, launch
 from swn_d2.errors import UserError, user_errors_exit
-from tests.tiny import batch, empty_batch, tiny_config, tiny_model, training_losses
+from tests.tiny import READINGS, batch, empty_batch, tiny_config, tiny_model, training_losses
 
 
-def train_in_two_processes(opts, folder):
+def train_in_two_processes(reading, folder):
     """Rank 1 never sees a positive sample. Both save their parameters."""
     assert (comm.get_world_size(), dist.get_backend()) == (2, "gloo")
     assert comm.get_local_rank() == comm.get_rank()
-    cfg = tiny_config(*opts)
+    cfg = tiny_config(reading=reading)
     # Different seeds: DistributedDataParallel starts all from rank 0's parameters.
     model = create_ddp_model(tiny_model(cfg, seed=comm.get_rank()), device_ids=None)
     optimizer = build_joint_optimizer(cfg, model)
@@ -30,23 +33,16 @@ def train_in_two_processes(opts, folder):
     torch.save(parameters, f"{folder}/rank{comm.get_rank()}.pt")
 
 
-@pytest.mark.parametrize(
-    "opts",
-    [
-        ["MODEL.SWN.EASE_IN", [0.0, 0.0]],
-        ["MODEL.SWN.RELATIVE", False, "MODEL.SWN.CLS_AVERAGING", "per_group"],
-    ],
-    ids=["relative", "absolute"],
-)
-def test_two_processes_stay_in_step(tmp_path, opts):
-    launch(train_in_two_processes, 2, args=(opts, str(tmp_path)))
+@pytest.mark.parametrize("reading", READINGS)
+def test_two_processes_stay_in_step(tmp_path, reading):
+    launch(train_in_two_processes, 2, args=(reading, str(tmp_path)), device="cpu")
     first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
-    start = dict(tiny_model(tiny_config(*opts), seed=0).named_parameters())
+    start = dict(tiny_model(tiny_config(reading=reading), seed=0).named_parameters())
     assert first.keys() == second.keys() == start.keys()
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
-    moved = [n for n, v in first.items() if "sample_weighter" in n and not torch.equal(v, start[n])]
-    assert moved
+    for part in ("sample_weighter", "box_predictor", "backbone"):
+        assert any(part in n and not torch.equal(v, start[n]) for n, v in first.items()), part
 
 
 def fail_as_a_user_error():
@@ -56,11 +52,20 @@ def fail_as_a_user_error():
 
 def test_a_user_error_in_a_process_ends_the_job_without_a_traceback(capfd):
     with pytest.raises(SystemExit) as exit_info:
-        launch(fail_as_a_user_error, 2)
+        launch(fail_as_a_user_error, 2, device="cpu")
     assert exit_info.value.code == 1
     written = capfd.readouterr().err
     assert "error: the file x.json is missing" in written
     assert "Traceback" not in written
+
+
+def run_out_of_memory():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_is_named():
+    with pytest.raises(SystemExit, match="ended by SIGKILL.*memory"):
+        launch(run_out_of_memory, 2, device="cpu")
 
 
 def test_one_process_is_this_one():

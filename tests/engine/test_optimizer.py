@@ -43,7 +43,7 @@ def test_hyperparameters():
 
 def test_steps_are_those_of_the_two_optimizers():
     """Against SGD and Adam that each have a copy of the model's gradients."""
-    cfg = tiny_config("MODEL.SWN.EASE_IN", [0.0, 0.0])
+    cfg = tiny_config()
     joint_model, apart_model = tiny_model(cfg), tiny_model(cfg)
     joint = build_joint_optimizer(cfg, joint_model)
     weighter_parameters = sample_weighter_parameters(apart_model)
@@ -60,7 +60,7 @@ def test_steps_are_those_of_the_two_optimizers():
         sum(training_losses(apart_model, batch(), seed=seed).values()).backward()
         adam.step()
         sgd.step()
-    for (name, a), b in zip(joint_model.named_parameters(), apart_model.parameters()):
+    for (name, a), b in zip(joint_model.named_parameters(), apart_model.parameters(), strict=True):
         assert torch.equal(a, b), name
 
 
@@ -79,7 +79,7 @@ def test_the_schedule_is_the_same_factor_on_both():
 
 
 def test_state_survives_and_stays_connected():
-    cfg = tiny_config("MODEL.SWN.EASE_IN", [0.0, 0.0])
+    cfg = tiny_config()
     model = tiny_model(cfg)
     optimizer = build_joint_optimizer(cfg, model)
     step(model, optimizer)
@@ -89,7 +89,7 @@ def test_state_survives_and_stays_connected():
     copy_of_optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     step(model, optimizer, seed=1)
     step(copy_of_model, copy_of_optimizer, seed=1)
-    for a, b in zip(model.parameters(), copy_of_model.parameters()):
+    for a, b in zip(model.parameters(), copy_of_model.parameters(), strict=True):
         assert torch.equal(a, b)
     # A scheduler must still reach the members through the joint groups.
     for group in copy_of_optimizer.param_groups:
@@ -126,3 +126,24 @@ def test_closures_are_refused():
     parameter = torch.nn.Parameter(torch.zeros(1))
     with pytest.raises(ValueError, match="closure"):
         JointOptimizer(only=torch.optim.SGD([parameter], lr=1.0)).step(lambda: None)
+
+
+def test_grad_scaler_skips_both_members_together():
+    """AMP's GradScaler, with an infinite gradient and without."""
+    parameters = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
+    joint = JointOptimizer(
+        detector=torch.optim.SGD([parameters[0]], lr=0.1),
+        weighter=torch.optim.Adam([parameters[1]], lr=0.1),
+    )
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    for factor, is_finite in ((float("inf"), False), (1.0, True)):
+        joint.zero_grad()
+        before = [p.detach().clone() for p in parameters]
+        loss = (parameters[0] * factor).sum() + parameters[1].square().sum()
+        scaler.scale(loss).backward()
+        scaler.step(joint)
+        scaler.update()
+        for parameter, old in zip(parameters, before, strict=True):
+            assert torch.equal(parameter, old) != is_finite
+    # Unscaled: SGD's step is 0.1 times the gradient of 1.
+    torch.testing.assert_close(parameters[0].detach(), torch.full((2,), 0.9))

@@ -114,6 +114,25 @@ def test_evaluators(training_opts, tmp_path):
         SWNTrainer.build_evaluator(cfg, "of_a_new_type")
 
 
+def test_the_state_of_the_grad_scaler_is_kept(tmp_path):
+    cfg = given_batches_config(tmp_path, "SOLVER.AMP.ENABLED", True)
+    trainer = GivenBatches(cfg)
+    trainer.iter = trainer._trainer.iter = 3
+    trainer._trainer.grad_scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    trainer._trainer.grad_scaler.scale(torch.ones(()))  # it is made at the first use
+    trainer.checkpointer.save("model_0000003", iteration=3)
+    resumed = GivenBatches(cfg)
+    resumed._trainer.grad_scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    resumed.resume_or_load(resume=True)
+    assert resumed._trainer.grad_scaler.get_scale() == 8.0
+
+    without = GivenBatches(given_batches_config(tmp_path))
+    without.iter = without._trainer.iter = 3
+    without.checkpointer.save("model_0000003", iteration=3)
+    with pytest.raises(UserError, match="no state of the grad_scaler.*AMP"):
+        GivenBatches(cfg).resume_or_load(resume=True)
+
+
 def test_full_disk_keeps_the_last_good_checkpoint(tmp_path):
     """The kernel refuses to let the file grow, in the middle of writing it."""
     model = tiny_model(tiny_config())

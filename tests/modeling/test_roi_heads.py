@@ -4,7 +4,6 @@ import copy
 import logging
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +15,8 @@ from swn_d2.engine import SafeCheckpointer, is_sample_weighter_key
 from swn_d2.errors import UserError
 from swn_d2.modeling import LOG_PERIOD
 from tests.tiny import (
+    CONFIGS,
+    READINGS,
     batch,
     batch_with_empty_image,
     empty_batch,
@@ -37,21 +38,15 @@ BOX_HEADS = {
         *("MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT", 2.0),
     ],
 }
-CONFIGS = Path(__file__).parents[2] / "configs"
 # An untrained ResNet with frozen normalisation multiplies its input by about a thousand.
 UNTRAINED = ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0, "MODEL.PIXEL_STD", [1e5, 1e5, 1e5]]
-PAPER_READING = [
-    *("MODEL.SWN.RELATIVE", False),
-    *("MODEL.SWN.STRENGTH", 1.0),
-    *("MODEL.SWN.EASE_IN", [0.0, 0.0]),
-    *("MODEL.SWN.CLS_AVERAGING", "per_group"),
-]
+ALL_READINGS = pytest.mark.parametrize("reading", READINGS)
 
 
-def stock_and_swn(*opts):
+def stock_and_swn(*opts, reading="relative"):
     """The two models with the same detector parameters."""
     stock = tiny_model(tiny_config(*opts, roi_heads="StandardROIHeads"))
-    swn = tiny_model(tiny_config(*opts))
+    swn = tiny_model(tiny_config(*opts, reading=reading))
     result = swn.load_state_dict(stock.state_dict(), strict=False)
     assert not result.unexpected_keys
     assert result.missing_keys and all(map(is_sample_weighter_key, result.missing_keys))
@@ -60,8 +55,9 @@ def stock_and_swn(*opts):
 
 @pytest.mark.parametrize("inputs", BATCHES.values(), ids=BATCHES)
 @pytest.mark.parametrize("opts", BOX_HEADS.values(), ids=BOX_HEADS)
-def test_losses_at_the_start_are_stock(opts, inputs):
-    stock, swn = stock_and_swn(*PAPER_READING, *opts)
+@ALL_READINGS
+def test_losses_at_the_start_are_stock(reading, opts, inputs):
+    stock, swn = stock_and_swn(*opts, reading=reading)
     expected = training_losses(stock, inputs())
     actual = training_losses(swn, inputs())
     for name, loss in expected.items():
@@ -86,7 +82,7 @@ def test_uniform_trains_as_stock():
             sum(losses.values()).backward()
             sgd.step()
             history[-1].append({name: loss.item() for name, loss in losses.items()})
-    for expected, actual in zip(*history):
+    for expected, actual in zip(*history, strict=True):
         assert actual == pytest.approx(expected, rel=1e-5)
 
 
@@ -97,7 +93,7 @@ def test_inference_is_stock_to_the_bit(opts):
     inputs = batch()
     with torch.no_grad():
         expected, actual = stock.eval()(inputs), swn.eval()(inputs)
-    for a, e in zip(actual, expected):
+    for a, e in zip(actual, expected, strict=True):
         assert len(e["instances"]) > 0
         assert torch.equal(a["instances"].pred_boxes.tensor, e["instances"].pred_boxes.tensor)
         assert torch.equal(a["instances"].scores, e["instances"].scores)
@@ -149,10 +145,10 @@ assert "swn_d2" not in sys.modules
 
 
 @pytest.mark.parametrize("inputs", BATCHES.values(), ids=BATCHES)
-@pytest.mark.parametrize("opts", [PAPER_READING, []], ids=["paper", "relative"])
-def test_every_parameter_gets_a_gradient(inputs, opts):
+@ALL_READINGS
+def test_every_parameter_gets_a_gradient(reading, inputs):
     """DistributedDataParallel stops on a parameter that took no part in the loss."""
-    model = tiny_model(tiny_config(*opts))
+    model = tiny_model(tiny_config(reading=reading))
     losses = training_losses(model, inputs())
     sum(losses.values()).backward()
     assert all(torch.isfinite(loss) for loss in losses.values())
@@ -160,8 +156,9 @@ def test_every_parameter_gets_a_gradient(inputs, opts):
 
 
 @pytest.mark.parametrize("inputs", BATCHES.values(), ids=BATCHES)
-def test_bfloat16_autocast_trains(inputs):
-    model = tiny_model(tiny_config(*PAPER_READING))
+@ALL_READINGS
+def test_bfloat16_autocast_trains(reading, inputs):
+    model = tiny_model(tiny_config(reading=reading))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         losses = training_losses(model, inputs())
     sum(losses.values()).backward()
@@ -172,9 +169,10 @@ def test_bfloat16_autocast_trains(inputs):
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e20])
-def test_non_finite_box_predictions(value):
+@ALL_READINGS
+def test_non_finite_box_predictions(reading, value):
     """The loss may become infinite, as in stock Detectron2; the weights stay finite."""
-    model = tiny_model(tiny_config(*PAPER_READING))
+    model = tiny_model(tiny_config(reading=reading))
     predictor = model.roi_heads.box_predictor
     with torch.no_grad():
         predictor.bbox_pred.bias[0] = value
@@ -264,7 +262,7 @@ def intersection_over_union(a, b):
 
 def test_the_weights_reach_the_losses():
     """Weights that are far from 1 change the losses by what they are."""
-    model = tiny_model(tiny_config(*PAPER_READING))
+    model = tiny_model(tiny_config("MODEL.SWN.HEADS", "separate", reading="authors"))
     plain = training_losses(copy.deepcopy(model), batch())
     network = model.roi_heads.sample_weighter.network
     with torch.no_grad():
@@ -286,14 +284,14 @@ def test_train_on_pred_boxes():
 
 
 def test_scalars_are_logged_when_detectron2_writes():
-    model = tiny_model(tiny_config(*PAPER_READING)).train()
+    model = tiny_model(tiny_config()).train()
     for iteration, is_logged in ((LOG_PERIOD - 2, False), (LOG_PERIOD - 1, True)):
         with EventStorage(iteration) as storage:
             model(batch())
             names = set(storage.latest())
         expected = {
             f"{kind}_{statistic}"
-            for kind in ("weights/cls_fg", "weights/cls_bg", "weights/box")
+            for kind in ("weights/cls_fg", "weights/cls_bg", "weights/box", "swn/cls_bg", "swn/box")
             for statistic in ("mean", "std")
         }
         assert expected.issubset(names) == is_logged
@@ -316,3 +314,38 @@ def test_sigmoid_classification_is_refused():
     cfg.MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE = True
     with pytest.raises(UserError, match="USE_SIGMOID_CE"):
         build_model(cfg)
+
+
+def test_masks_get_a_warning(caplog):
+    with caplog.at_level(logging.WARNING, logger="swn_d2"):
+        build_model(tiny_config("MODEL.MASK_ON", True, "MODEL.ROI_MASK_HEAD.NUM_CONV", 1))
+    assert "masks and keypoints keep weight 1" in caplog.text
+
+
+def test_an_unknown_box_loss_is_refused():
+    with pytest.raises(UserError, match="'iou'.*smooth_l1 or giou"):
+        build_model(tiny_config("MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE", "iou"))
+
+
+def test_a_seed_gives_the_detector_that_it_gives_without_swn():
+    """And the random numbers that follow, from which regions are sampled."""
+    after = []
+    states = []
+    for roi_heads in ("StandardROIHeads", "SWNROIHeads"):
+        states.append(tiny_model(tiny_config(roi_heads=roi_heads), seed=3).state_dict())
+        after.append(torch.rand(4))
+    stock, swn = states
+    for name, value in stock.items():
+        assert torch.equal(swn[name], value), name
+    assert torch.equal(*after)
+
+
+def test_a_new_run_from_a_checkpoint_eases_in_again():
+    model = tiny_model(tiny_config("MODEL.SWN.EASE_IN", [0.5, 0.5]))
+    randomize(model.roi_heads.sample_weighter)
+    late = training_losses(model, batch(), start_iter=60)["loss_box_reg"]
+    model.load_state_dict(model.state_dict())
+    weights = []
+    model.roi_heads.sample_weighter.register_forward_hook(lambda *args: weights.append(args[-1]))
+    training_losses(model, batch(), start_iter=0)
+    assert (weights[0].box == 1).all() and late > 0

@@ -77,7 +77,7 @@ def test_reading_is_eq_9(samples, name):
     expected = {
         "cls": sum(
             math.exp(-k * (m_pos if fg else m_neg)) * loss
-            for fg, loss in zip(foreground, losses.cls.tolist())
+            for fg, loss in zip(foreground, losses.cls.tolist(), strict=True)
         )
         / 12
     }
@@ -131,7 +131,7 @@ def test_gradients_are_those_of_eq_9(reading):
         [gradient_of_m[task] for task in weighter.tasks],
         allow_unused=True,
     )
-    for a, e in zip(actual, expected):
+    for a, e in zip(actual, expected, strict=True):
         # Central differences err by about step^2 and float64's rounding / step; float32 autograd
         # by 1e-6 of the largest term.
         torch.testing.assert_close(a, e, rtol=1e-4, atol=1e-6)
@@ -289,7 +289,7 @@ def test_relative_weights_do_not_depend_on_the_normalizer():
         weighter = randomize(SWN(**RELATIVE))
         total_loss(losses, weighter(statistics)).backward()
         gradients.append([p.grad.clone() for p in weighter.parameters()])
-    for a, b in zip(*gradients):
+    for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b)
 
 
