@@ -101,12 +101,14 @@ def test_boxes_are_the_extents_of_the_masks(scenes, split):
         assert annotation["area"] == mask.sum() > 0
 
 
-def test_scenes_hold_one_to_six_digits_that_hardly_overlap(scenes):
+def test_scenes_hold_three_to_ten_digits_that_hardly_overlap(scenes):
     by_image = {}
     for annotation in annotations(scenes)["annotations"]:
         by_image.setdefault(annotation["image_id"], []).append(annotation)
     assert sorted(by_image) == list(range(1, 201))
-    assert {len(found) for found in by_image.values()} == {1, 2, 3, 4, 5, 6}
+    # A digit that finds no place in a few tries is left out.
+    counts = {len(found) for found in by_image.values()}
+    assert set(range(3, 10)) <= counts <= set(range(1, 11))
     for found in by_image.values():
         masks = sum(coco_mask.decode(a["segmentation"]).astype(int) for a in found)
         assert masks.max() == 1
