@@ -22,8 +22,9 @@ def add_swn_config(cfg: CfgNode) -> None:
     cfg.MODEL.SAMPLE_WEIGHTER.NAME = "SWN"
 
     cfg.MODEL.SWN = swn = CfgNode()
-    # The tasks whose samples are weighted; a task that the detector does not have is skipped.
-    swn.TASKS = ["cls", "box", "mask"]
+    # The tasks whose samples are weighted, out of "cls", "box" and "mask"; a task that the
+    # detector does not have is skipped.
+    swn.TASKS = ["box", "mask"]
     # Factors of the regularisers: lambda_1 and lambda_2 of Eq. 9, and one for the mask loss.
     swn.LAMBDA_CLS = 0.5
     swn.LAMBDA_BOX = 0.5

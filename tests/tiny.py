@@ -11,14 +11,17 @@ from swn_d2 import load_config
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NUM_CLASSES = 3
-#: The three ways in which SWN can be set up.
-READINGS = ("relative", "paper", "authors")
+#: The ways in which SWN can be set up: the default, the same with classification, and the paper.
+READINGS = ("relative", "relative with cls", "paper", "authors")
 
 
 def tiny_config(*opts, roi_heads="SWNROIHeads", reading="relative"):
     """The config, with ``KEY VALUE`` overrides. Relative weights are not eased in."""
+    is_relative = reading.startswith("relative")
+    if reading == "relative with cls":
+        opts = ("MODEL.SWN.TASKS", ["cls", "box", "mask"], *opts)
     cfg = load_config(
-        "" if reading == "relative" else str(CONFIGS / f"Base-SWN-{reading}.yaml"),
+        "" if is_relative else str(CONFIGS / f"Base-SWN-{reading}.yaml"),
         opts=[
             *("MODEL.SWN.EASE_IN", [0.0, 0.0]),
             *("MODEL.DEVICE", "cpu"),

@@ -77,7 +77,8 @@ def test_n_and_n_resumed_steps_are_2n_steps(tmp_path):
 
 
 def test_train_writes_what_a_user_looks_for(training_opts, tmp_path):
-    cfg = tiny_config(*training_opts, "SOLVER.MAX_ITER", 20, "TEST.EVAL_PERIOD", 20)
+    opts = [*training_opts, "SOLVER.MAX_ITER", 20, "TEST.EVAL_PERIOD", 20]
+    cfg = tiny_config(*opts, reading="authors")
     os.makedirs(cfg.OUTPUT_DIR)
     trainer = SWNTrainer(cfg)
     trainer.resume_or_load(resume=False)
