@@ -1,5 +1,7 @@
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from detectron2.config import get_cfg
@@ -7,6 +9,8 @@ from detectron2.config import get_cfg
 from swn_d2 import add_swn_config
 from swn_d2.errors import UserError
 from swn_d2.weighting import SWN, Uniform, build_sample_weighter
+
+from .conftest import make_samples
 
 
 def config():
@@ -49,6 +53,19 @@ def test_every_key_reaches_the_weighter():
     assert list(network.heads) == ["shared"]
     assert 0 < network.embeddings["iou"][0].weight.abs().max() < 1e-3
     assert "mask_loss" in network.embeddings
+
+
+def test_the_example_in_the_docs_is_a_weighter():
+    """It is run as it stands there."""
+    docs = Path(__file__).parents[2] / "docs" / "weighting.md"
+    example = re.search(r"```python\n(.*?)```", docs.read_text(), re.DOTALL).group(1)
+    exec(example, {"__name__": "example"})
+    cfg = config()
+    cfg.MODEL.SAMPLE_WEIGHTER.NAME = "HighIoU"
+    weighter = build_sample_weighter(cfg, box_loss_dim=4, has_mask=False)
+    losses, statistics = make_samples([True, False])
+    expected = (0.5 + statistics.iou[0]) * losses.box[0].sum() / 2
+    assert losses.weighted(weighter(statistics))["box"].item() == pytest.approx(expected.item())
 
 
 def test_weighting_needs_no_detectron2():
