@@ -5,8 +5,6 @@ PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: demo test lint clean
 
-# torch says of fvcore, at every import, that it uses something deprecated.
-demo: export PYTHONWARNINGS = ignore::FutureWarning:torch.jit._script
 demo: .venv/ready
 	.venv/bin/python tools/demo.py
 

@@ -1,11 +1,6 @@
 #!/usr/bin/env python3
 """Train or evaluate a detector with sample weighting. Used as Detectron2's own train_net.py."""
 
-import warnings
-
-# Said by torch of fvcore, at every import; nothing here can mend it.
-warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
-
 from swn_d2.errors import require_detectron2, user_errors_exit
 
 with user_errors_exit():

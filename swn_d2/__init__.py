@@ -4,6 +4,8 @@ Importing it registers its ROI heads and data sets with Detectron2. Where Detect
 :mod:`swn_d2.weighting`, which does not need it, still works.
 """
 
+import warnings
+
 from . import weighting
 from .errors import UserError, has_detectron2, require_detectron2
 
@@ -12,7 +14,10 @@ __version__ = "0.1.0"
 __all__ = ["UserError", "weighting"]
 
 if has_detectron2():
-    from . import data, engine, modeling
+    with warnings.catch_warnings():
+        # Said by torch of fvcore; nothing here can mend it.
+        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
+        from . import data, engine, modeling
     from .config import add_swn_config, load_config
     from .engine import SWNTrainer
     from .modeling import SWNROIHeads

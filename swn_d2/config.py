@@ -78,7 +78,8 @@ def load_config(config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:
             f"cannot read the config file {error.filename}: {error.strerror}."
         ) from error
     except yaml.YAMLError as error:
-        raise UserError(f"{config_file} is not a plain YAML file: {error}") from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"{config_file} is not a plain YAML file: {reason}") from error
     # An empty file, or one with a list in it, raises the last two.
     except (AssertionError, KeyError, ValueError, AttributeError, TypeError) as error:
         raise UserError(_explain(cfg, config_file, str(error))) from error
@@ -88,6 +89,8 @@ def load_config(config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:
 def _explain(cfg: CfgNode, config_file: str, reason: str) -> str:
     where = f"in {config_file} or on the command line" if config_file else "on the command line"
     unknown = re.search(r"Non-existent (?:config )?key: ([\w.]+)", reason)
+    if unknown is None and "<class 'float'> vs. <class 'int'>" in reason:
+        return f"the config {where} has an integer where a number like 1.0 must stand: {reason}"
     if unknown is None:
         return f"the config {where} is not valid: {reason}"
     key = unknown.group(1)

@@ -5,6 +5,7 @@ It is what a user does by hand with make_digit_scenes.py and train_net.py. Start
 was stopped, it goes on from the last checkpoint.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -26,6 +27,7 @@ def run(*command: str) -> None:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     require_detectron2()
     start = time.monotonic()
     run("tools/make_digit_scenes.py")

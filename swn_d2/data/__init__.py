@@ -9,8 +9,10 @@ from .datasets import (
     register_from_args,
 )
 from .digit_scenes import make_digit_scenes
+from .mapper import NamingDatasetMapper
 
 __all__ = [
+    "NamingDatasetMapper",
     "add_register_coco_argument",
     "check_datasets",
     "digit_scenes_root",

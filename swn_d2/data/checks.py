@@ -41,13 +41,19 @@ def check_datasets(cfg: CfgNode, *, eval_only: bool = False) -> None:
         UserError: the first mistake, with the file and the ids of images and annotations.
     """
     train = () if eval_only else cfg.DATASETS.TRAIN
+    categories = {}
     for name in dict.fromkeys((*train, *cfg.DATASETS.TEST)):
         if name not in DatasetCatalog:
             raise UserError(_unknown_name(name))
         metadata = MetadataCatalog.get(name)
         kind = metadata.get("evaluator_type")
         if kind == "coco":
-            classes = _check_coco(cfg, metadata, name in train, name in cfg.DATASETS.TEST)
+            try:
+                classes = _check_coco(cfg, metadata, name in train, name in cfg.DATASETS.TEST)
+            except (TypeError, AttributeError) as error:  # a number for a name, a list for an id
+                raise UserError(
+                    f"{metadata.json_file} has a value of the wrong type: {error}."
+                ) from error
         elif kind == "pascal_voc":
             classes = _check_voc(metadata)
         elif name in cfg.DATASETS.TEST:
@@ -57,7 +63,9 @@ def check_datasets(cfg: CfgNode, *, eval_only: bool = False) -> None:
             )
         else:
             continue
-        _check_num_classes(cfg, name, classes)
+        _check_num_classes(cfg, name, len(classes))
+        categories[name] = classes
+    _check_same_categories(categories)
 
 
 def _unknown_name(name: str) -> str:
@@ -67,6 +75,18 @@ def _unknown_name(name: str) -> str:
         + (f"Did you mean {' or '.join(near)}? " if near else "")
         + "Name your own data with --register-coco NAME ANNOTATIONS.json IMAGE_DIR."
     )
+
+
+def _check_same_categories(categories: dict[str, list[str]]) -> None:
+    """The n-th category must be the same everywhere: a detector knows it by n alone."""
+    (first, expected), *others = categories.items() or [("", [])]
+    for name, classes in others:
+        for i, (a, b) in enumerate(zip(expected, classes, strict=True)):
+            if a != b:
+                raise UserError(
+                    f"Data sets {first} and {name} differ in their categories: in the order of "
+                    f"their ids, number {i + 1} is {a!r} in one and {b!r} in the other."
+                )
 
 
 def _check_num_classes(cfg: CfgNode, name: str, classes: int) -> None:
@@ -83,8 +103,8 @@ def _check_num_classes(cfg: CfgNode, name: str, classes: int) -> None:
         )
 
 
-def _check_voc(metadata: Metadata) -> int:
-    """The number of categories of a Pascal VOC data set whose files are all there."""
+def _check_voc(metadata: Metadata) -> list[str]:
+    """The categories of a Pascal VOC data set whose files are all there."""
     root = Path(metadata.dirname)
     listing = root / "ImageSets" / "Main" / f"{metadata.split}.txt"
     if not listing.is_file():
@@ -94,11 +114,11 @@ def _check_voc(metadata: Metadata) -> int:
         raise UserError(f"Data set {metadata.name}: {listing} names no image.")
     _check_files_exist(listing, [root / "Annotations" / f"{image_id}.xml" for image_id in ids])
     _check_files_exist(listing, [root / "JPEGImages" / f"{image_id}.jpg" for image_id in ids])
-    return len(metadata.thing_classes)
+    return list(metadata.thing_classes)
 
 
-def _check_coco(cfg: CfgNode, metadata: Metadata, is_train: bool, is_test: bool) -> int:
-    """The number of categories of a COCO-format data set in which no mistake was found."""
+def _check_coco(cfg: CfgNode, metadata: Metadata, is_train: bool, is_test: bool) -> list[str]:
+    """The categories, by id, of a COCO-format data set in which no mistake was found."""
     file = metadata.json_file
     content = _read_json(metadata.name, file)
     # A test set may come without annotations: Detectron2 then writes predictions only.
@@ -127,7 +147,7 @@ def _check_coco(cfg: CfgNode, metadata: Metadata, is_train: bool, is_test: bool)
         _check_annotations(file, content, masks and cfg.INPUT.MASK_FORMAT == "polygon")
         if is_train and all(a.get("iscrowd", 0) for a in content["annotations"]):
             raise UserError(f"{file} has no annotation to train on (crowd regions do not count).")
-    return len(content["categories"])
+    return [c["name"] for c in sorted(content["categories"], key=lambda c: c["id"])]
 
 
 def _read_json(name: str, file: str) -> object:

@@ -135,15 +135,15 @@ class SafeCheckpointer(DetectionCheckpointer):
         self._load(path, checkpointables=[], is_enough=_all_but_sample_weighter)
 
     def resume_or_load(self, path: str, *, resume: bool = True):
-        """As Detectron2's. A checkpoint to resume from must fit entirely; one to start from, at
-        least partly: a backbone alone, or a new number of classes, are usual.
+        """As Detectron2's. A checkpoint to resume from must fit entirely; of one to start from,
+        the backbone: a new number of classes, or a backbone alone, are usual.
 
         Raises:
             UserError: the file can't be read, or doesn't fit.
         """
         if resume and self.has_checkpoint():
             return self._load(self.get_checkpoint_file(), None, is_enough=_everything)
-        return self._load(path, checkpointables=[], is_enough=_anything)
+        return self._load(path, checkpointables=[], is_enough=_a_backbone)
 
     def _load(self, path, checkpointables, is_enough: Callable[[list[str], nn.Module], bool]):
         self._is_enough = is_enough
@@ -153,10 +153,12 @@ class SafeCheckpointer(DetectionCheckpointer):
             raise
         # The many ways in which torch, pickle, zip files and state dicts report a bad file.
         except (AssertionError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
-            raise UserError(f"cannot load the checkpoint {path}: {error}") from error
+            reason = " ".join(str(error).split())
+            raise UserError(f"cannot load the checkpoint {path}: {reason}") from error
         except (EOFError, pickle.UnpicklingError) as error:
             raise UserError(
-                f"{path} is damaged, or not a checkpoint that can be loaded safely: {error}"
+                f"{path} is damaged, or not a checkpoint that can be loaded safely "
+                f"({type(error).__name__})."
             ) from error
 
     def _load_model(self, checkpoint):
@@ -181,5 +183,8 @@ def _all_but_sample_weighter(unfilled: list[str], model: nn.Module) -> bool:
     return all(is_sample_weighter_key(key) for key in unfilled)
 
 
-def _anything(unfilled: list[str], model: nn.Module) -> bool:
-    return not set(unfilled).issuperset(name for name, _ in model.named_parameters())
+def _a_backbone(unfilled: list[str], model: nn.Module) -> bool:
+    """Most of it: what comes after it, or a part of it, may well be new."""
+    names = [name for name, _ in model.named_parameters()]
+    backbone = [name for name in names if name.startswith("backbone.bottom_up.")] or names
+    return 2 * len(set(unfilled).intersection(backbone)) < len(backbone)

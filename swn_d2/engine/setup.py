@@ -1,12 +1,15 @@
 """What is checked before a run costs any time."""
 
+import difflib
 import logging
 import os
 
 import torch
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_HEADS_REGISTRY
 
 from ..data import check_datasets
 from ..errors import UserError
+from ..weighting import build_sample_weighter
 
 __all__ = ["check_run", "choose_device"]
 
@@ -30,6 +33,15 @@ def check_run(
     key = "DATASETS.TEST" if eval_only else "DATASETS.TRAIN"
     if not (cfg.DATASETS.TEST if eval_only else cfg.DATASETS.TRAIN):
         raise UserError(f"{key} is empty: give a --config-file, or {key} \"('NAME',)\".")
+    _check_processes(cfg, eval_only, num_processes_per_machine, num_machines)
+    _check_values(cfg)
+    _check_files(cfg, eval_only, resume)
+    check_datasets(cfg, eval_only=eval_only)
+
+
+def _check_processes(cfg, eval_only: bool, num_processes_per_machine: int, num_machines: int):
+    if num_processes_per_machine < 1 or num_machines < 1:
+        raise UserError("--num-gpus and --num-machines must be at least 1.")
     num_gpus = torch.cuda.device_count()
     if cfg.MODEL.DEVICE != "cpu" and num_processes_per_machine > num_gpus:
         raise UserError(
@@ -41,6 +53,40 @@ def check_run(
             f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} can't be divided among {world_size} "
             "processes; change it, or --num-gpus."
         )
+    if cfg.SOLVER.AMP.ENABLED and not eval_only and cfg.MODEL.DEVICE == "cpu":
+        raise UserError(
+            "SOLVER.AMP.ENABLED needs a GPU, and there is none; add SOLVER.AMP.ENABLED False."
+        )
+
+
+def _check_values(cfg):
+    for key, value, minimum in (
+        ("SOLVER.MAX_ITER", cfg.SOLVER.MAX_ITER, 1),
+        ("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH, 1),
+        ("SOLVER.SWN.BASE_LR", cfg.SOLVER.SWN.BASE_LR, 0),
+        ("SOLVER.SWN.WEIGHT_DECAY", cfg.SOLVER.SWN.WEIGHT_DECAY, 0),
+    ):
+        if value < minimum:
+            raise UserError(f"{key} is {value}, but it must be at least {minimum}.")
+    for key, name, registry in (
+        ("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY),
+        ("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY),
+        ("MODEL.ROI_HEADS.NAME", cfg.MODEL.ROI_HEADS.NAME, ROI_HEADS_REGISTRY),
+    ):
+        if name not in registry:
+            known = [known for known, _ in registry]
+            similar = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {similar[0]}?" if similar else f"it can be {', '.join(known)}."
+            raise UserError(f"{key} is {name!r}, which does not exist; {hint}")
+    # What the weighter itself checks. The detector decides on the arguments later; any will do.
+    build_sample_weighter(cfg, box_loss_dim=4, has_mask=True)
+
+
+def _check_files(cfg, eval_only: bool, resume: bool):
+    try:
+        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make OUTPUT_DIR {cfg.OUTPUT_DIR}: {error.strerror}.") from error
     if not eval_only and not resume:
         for trace in ("last_checkpoint", "metrics.json"):
             if os.path.exists(os.path.join(cfg.OUTPUT_DIR, trace)):
@@ -48,8 +94,8 @@ def check_run(
                     f"{cfg.OUTPUT_DIR} already holds a run ({trace}). Continue it with --resume, "
                     "or give this one another OUTPUT_DIR."
                 )
-    if cfg.SOLVER.AMP.ENABLED and not eval_only and cfg.MODEL.DEVICE == "cpu":
-        raise UserError(
-            "SOLVER.AMP.ENABLED needs a GPU, and there is none; add SOLVER.AMP.ENABLED False."
-        )
-    check_datasets(cfg, eval_only=eval_only)
+    weights = cfg.MODEL.WEIGHTS
+    if eval_only and not weights:
+        raise UserError("there is nothing to evaluate: give MODEL.WEIGHTS and a checkpoint.")
+    if weights and "://" not in weights and not os.path.isfile(weights):
+        raise UserError(f"there is no file {weights} (MODEL.WEIGHTS).")

@@ -1,10 +1,16 @@
 """The trainer: Detectron2's, with two optimisers and with checkpoints that hold all of a run."""
 
+import errno
 import os
 import weakref
+from contextlib import contextmanager
 from typing import Any
 
-from detectron2.data import MetadataCatalog
+from detectron2.data import (
+    MetadataCatalog,
+    build_detection_test_loader,
+    build_detection_train_loader,
+)
 from detectron2.engine import (
     AMPTrainer,
     DefaultTrainer,
@@ -20,6 +26,7 @@ from detectron2.evaluation import (
 )
 from detectron2.utils import comm
 
+from ..data import NamingDatasetMapper
 from ..errors import UserError, user_errors_exit
 from .checkpoint import SafeCheckpointer
 from .optimizer import build_joint_optimizer
@@ -62,6 +69,15 @@ class SWNTrainer(DefaultTrainer):
         return build_joint_optimizer(cfg, model)
 
     @classmethod
+    def build_train_loader(cls, cfg):
+        return build_detection_train_loader(cfg, mapper=NamingDatasetMapper(cfg, is_train=True))
+
+    @classmethod
+    def build_test_loader(cls, cfg, dataset_name: str):
+        mapper = NamingDatasetMapper(cfg, is_train=False)
+        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+
+    @classmethod
     def build_evaluator(cls, cfg, dataset_name: str) -> DatasetEvaluator:
         """The evaluator of the data set's type: COCO's boxes (and masks), or Pascal VOC's.
 
@@ -92,13 +108,44 @@ class SWNTrainer(DefaultTrainer):
         ]
 
     def run_step(self):
-        with user_errors_exit():
+        with self._one_line_errors():
             super().run_step()
 
     def after_step(self):
-        # TrainerBase.train logs the traceback of any other exception.
-        with user_errors_exit():
+        with self._one_line_errors():
             super().after_step()
+
+    def after_train(self):
+        with self._one_line_errors():
+            super().after_train()
+
+    @contextmanager
+    def _one_line_errors(self):
+        """What a user can mend ends the run with a line, not a traceback.
+
+        Here and not around the whole training, since TrainerBase.train logs the traceback of
+        every exception but SystemExit.
+        """
+        with user_errors_exit():
+            try:
+                yield
+            except FloatingPointError as error:
+                raise UserError(
+                    f"training has diverged at iteration {self.iter}; lower SOLVER.BASE_LR, or "
+                    f"raise SOLVER.WARMUP_ITERS. {' '.join(str(error).split())}"
+                ) from error
+            except UserError as error:
+                # A data loader's process puts its traceback in front.
+                raise UserError(
+                    str(error).strip().splitlines()[-1].split("UserError: ")[-1]
+                ) from error
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                    raise
+                raise UserError(
+                    f"cannot write to {self.cfg.OUTPUT_DIR}: {error.strerror}. Make room, and go on "
+                    "with --resume from the last checkpoint."
+                ) from error
 
     def state_dict(self) -> dict[str, Any]:
         # Not DefaultTrainer's: it leaves the optimisers out before Detectron2 0.6.

@@ -137,8 +137,9 @@ class SWN(SampleWeighter):
             "MODEL.SWN.EASE_IN",
             ease_in,
             len(ease_in) == 2
-            and all(isinstance(share, (int, float)) and 0 <= share <= 1 for share in ease_in),
-            "two shares of the schedule, each between 0 and 1",
+            and all(isinstance(share, (int, float)) for share in ease_in)
+            and 0 <= ease_in[0] <= ease_in[1] <= 1,
+            "two shares of the schedule, 0 <= start <= end <= 1",
         )
         return {
             "tasks": swn.TASKS,
