@@ -136,15 +136,14 @@ class SWNTrainer(DefaultTrainer):
                 ) from error
             except UserError as error:
                 # A data loader's process puts its traceback in front.
-                raise UserError(
-                    str(error).strip().splitlines()[-1].split("UserError: ")[-1]
-                ) from error
+                last_line = str(error).strip().splitlines()[-1]
+                raise UserError(last_line.split("UserError: ")[-1]) from error
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                     raise
                 raise UserError(
-                    f"cannot write to {self.cfg.OUTPUT_DIR}: {error.strerror}. Make room, and go on "
-                    "with --resume from the last checkpoint."
+                    f"cannot write to {self.cfg.OUTPUT_DIR}: {error.strerror}. Make room, and go "
+                    "on with --resume from the last checkpoint."
                 ) from error
 
     def state_dict(self) -> dict[str, Any]:
