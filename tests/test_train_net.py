@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -139,6 +140,12 @@ def test_killed_in_the_middle_and_resumed(config_file, data, tmp_path):
         (["MODEL.ROI_HEADS.NUM_CLASSES", "3"], "10.*NUM_CLASSES 10"),
         (["--register-coco", "other", "no.json", "images"], "no.json"),
         (["DATASETS.TRAIN", "()"], "DATASETS.TRAIN is empty"),
+        (["MODEL.ROI_HEADS.NAME", "SWNROIHead"], "did you mean SWNROIHeads"),
+        (["MODEL.SWN.STRENGTH", "1"], "number like 1.0.*MODEL.SWN.STRENGTH"),
+        (["MODEL.SWN.EASE_IN", "[0.9,0.2]"], r"EASE_IN is \[0.9, 0.2\].*start <= end"),
+        (["OUTPUT_DIR", "/dev/null/x"], "OUTPUT_DIR /dev/null/x"),
+        (["--num-gpus", "0"], "at least 1"),
+        (["--eval-only"], "give MODEL.WEIGHTS"),
         (["--num-gpus", "3", "MODEL.DEVICE", "cpu"], "IMS_PER_BATCH 2.*3 processes"),
     ],
 )
@@ -201,6 +208,25 @@ def test_full_disk_is_one_line_and_loses_nothing(config_file, data, tmp_path):
     assert "Traceback" not in result.stdout + result.stderr
     assert (output / "model_final.pth").read_bytes() == before
     assert "Starting training from iteration 2" in succeed(config_file, data, "--resume").stdout
+
+
+def test_a_damaged_picture_is_named(config_file, data, tmp_path):
+    """Its header is whole, so that only training notices; in a data loader's process."""
+    mine = tmp_path / "mine"
+    shutil.copytree(data, mine)
+    for picture in (mine / "train").glob("*.jpg"):
+        picture.write_bytes(picture.read_bytes()[:-200])
+    result = run(config_file, mine, "DATALOADER.NUM_WORKERS", "1")
+    assert result.returncode == 1
+    last = result.stderr.splitlines()[-1]
+    assert re.search(r"^error: cannot use image .*\.jpg \(image id \d+\)", last), result.stderr
+
+
+def test_divergence_is_one_line(config_file, data):
+    result = run(config_file, data, "SOLVER.BASE_LR", "1e9", "SOLVER.WARMUP_ITERS", "0")
+    assert result.returncode == 1
+    assert re.search("^error: training has diverged .*BASE_LR", result.stderr, re.M)
+    assert "Traceback" not in result.stdout + result.stderr
 
 
 def test_the_script_is_executable():

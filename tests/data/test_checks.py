@@ -267,6 +267,31 @@ def test_number_of_classes(own, train_cfg):
     check_datasets(train_cfg)
 
 
+def test_categories_that_differ(own, train_cfg, clean_catalog):
+    """As many, but not the same: the evaluation would count digits as other digits."""
+    other = own.file.with_name("other.json")
+    content = json.loads(own.file.read_text())
+    content["categories"][3]["name"] = "three"
+    other.write_text(json.dumps(content))
+    register_coco("other", str(other), str(own.images))
+    train_cfg.DATASETS.TEST = ("other",)
+    message = message_for(train_cfg)
+    assert "own and other differ" in message and "number 4 is '3' in one and 'three'" in message
+
+
+def test_a_value_of_the_wrong_type(own, train_cfg):
+    own.content["images"][0]["file_name"] = 17
+    own.save()
+    assert f"{own.file} has a value of the wrong type" in message_for(train_cfg)
+
+
+def test_a_test_set_that_can_not_be_evaluated(own, train_cfg, clean_catalog):
+    DatasetCatalog.register("of_a_kind", lambda: [])
+    MetadataCatalog.get("of_a_kind").evaluator_type = "lvis"
+    train_cfg.DATASETS.TEST = ("of_a_kind",)
+    assert "of_a_kind, whose evaluator type is 'lvis'" in message_for(train_cfg)
+
+
 def test_images_that_are_missing(own, train_cfg):
     (own.images / "000002.jpg").unlink()
     (own.images / "000003.jpg").unlink()

@@ -171,6 +171,25 @@ def test_another_architecture_is_refused(tmp_path):
         SafeCheckpointer(model).load_whole(path)
 
 
+def test_a_detector_of_another_width_is_refused(tmp_path):
+    """Detectron2 would skip nearly all of it, and train from scratch without a word."""
+    path = saved(tmp_path, tiny_model(tiny_config()))
+    wider = tiny_model(tiny_config("MODEL.RESNETS.RES2_OUT_CHANNELS", 16))
+    with pytest.raises(UserError, match="another.*architecture"):
+        SafeCheckpointer(wider).resume_or_load(path, resume=False)
+
+
+def test_a_backbone_alone_is_enough_to_start_from(tmp_path):
+    model = tiny_model(tiny_config())
+    backbone = {k: v for k, v in model.state_dict().items() if k.startswith("backbone.bottom_up")}
+    path = str(tmp_path / "backbone.pth")
+    torch.save({"model": backbone}, path)
+    other = tiny_model(tiny_config(), seed=1)
+    SafeCheckpointer(other).resume_or_load(path, resume=False)
+    for name, value in backbone.items():
+        assert torch.equal(other.state_dict()[name], value)
+
+
 def test_another_number_of_classes(tmp_path):
     path = saved(tmp_path, tiny_model(tiny_config()))
     other = tiny_model(tiny_config("MODEL.ROI_HEADS.NUM_CLASSES", NUM_CLASSES + 2))
