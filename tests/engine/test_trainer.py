@@ -174,7 +174,7 @@ def test_another_architecture_is_refused(tmp_path):
 def test_a_detector_of_another_width_is_refused(tmp_path):
     """Detectron2 would skip nearly all of it, and train from scratch without a word."""
     path = saved(tmp_path, tiny_model(tiny_config()))
-    wider = tiny_model(tiny_config("MODEL.RESNETS.RES2_OUT_CHANNELS", 16))
+    wider = tiny_model(tiny_config("MODEL.RESNETS.WIDTH_PER_GROUP", 8))
     with pytest.raises(UserError, match="another.*architecture"):
         SafeCheckpointer(wider).resume_or_load(path, resume=False)
 
