@@ -1,27 +1,63 @@
 """Every config in configs/, and the reference of config keys."""
 
+import importlib
 import re
+import sys
 from functools import cache
 from pathlib import Path
 
+import detectron2
 import pytest
 import torch
 import yaml
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
-from detectron2.modeling import build_model
-from detectron2.modeling.roi_heads import StandardROIHeads
+from detectron2.modeling import RetinaNet, build_model
+from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
+from torchvision.models.resnet import Bottleneck, ResNet
 
-from swn_d2 import SWNROIHeads, UserError, add_swn_config, load_config
+from swn_d2 import UserError, add_swn_config, load_config
+from swn_d2.modeling import SWNCascadeROIHeads, SWNRetinaNet, SWNROIHeads
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted(ROOT.glob("configs/**/*.yaml"))
+CONFIGS_DIR = ROOT / "configs"
+CONFIGS = sorted(CONFIGS_DIR.glob("**/*.yaml"))
 DETECTORS = [path for path in CONFIGS if not path.name.startswith("Base-")]
 WITH_SWN = [path for path in DETECTORS if "_swn" in path.stem]
+BASELINES = [path for path in DETECTORS if path not in WITH_SWN]
 READINGS = [path for path in WITH_SWN if path.stem.endswith(("_paper", "_authors"))]
+X_101 = [path for path in BASELINES if "X_101_32x4d" in path.stem]
+
+#: What a config's name begins with -> its class without SWN, with it, and the key that switches.
+CLASSES = {
+    "faster_rcnn": (StandardROIHeads, SWNROIHeads, "MODEL.ROI_HEADS.NAME"),
+    "mask_rcnn": (StandardROIHeads, SWNROIHeads, "MODEL.ROI_HEADS.NAME"),
+    "cascade_rcnn": (CascadeROIHeads, SWNCascadeROIHeads, "MODEL.ROI_HEADS.NAME"),
+    "cascade_mask_rcnn": (CascadeROIHeads, SWNCascadeROIHeads, "MODEL.ROI_HEADS.NAME"),
+    "retinanet": (RetinaNet, SWNRetinaNet, "MODEL.META_ARCHITECTURE"),
+}
+#: Backbone -> blocks in res4, groups, and channels per group in res2.
+BACKBONES = {"R_50": (6, 1, 64), "X_101_32x4d": (23, 32, 4), "tiny": (6, 1, 16)}
+#: Data set -> classes, and training images with annotations.
+DATA = {"coco": (80, 117_266), "voc": (20, 16_551), "digit": (10, 2000)}
+
+sys.path.insert(0, str(ROOT / "tools"))
+converter = importlib.import_module("convert_resnext")
 
 
 def name(path):
-    return str(path.relative_to(ROOT / "configs"))
+    return str(path.relative_to(CONFIGS_DIR))
+
+
+def parts(path):
+    """The detector and the backbone in a config's name."""
+    match = re.match(rf"({'|'.join(CLASSES)})_({'|'.join(BACKBONES)})_FPN", path.stem)
+    assert match, f"{path.name} does not say what it is"
+    return match.groups()
+
+
+def baseline_of(path):
+    return path.with_name(path.stem.split("_swn")[0] + ".yaml")
 
 
 def flat(node, prefix=""):
@@ -35,10 +71,14 @@ def flat(node, prefix=""):
     return leaves
 
 
+def differing_keys(a, b):
+    a, b = flat(a), flat(b)
+    return {key for key in a if a[key] != b[key]}
+
+
 def changes(path, other):
     """The keys in which two configs differ."""
-    a, b = flat(load_config(str(path))), flat(load_config(str(other)))
-    return {key for key in a if a[key] != b[key]}
+    return differing_keys(load_config(str(path)), load_config(str(other)))
 
 
 @cache
@@ -66,50 +106,193 @@ def test_is_plain_yaml_with_known_keys(path):
 
 @pytest.mark.parametrize("path", DETECTORS, ids=name)
 def test_builds_the_detector_that_its_name_promises(path):
+    detector, backbone = parts(path)
+    stock, with_swn, _ = CLASSES[detector]
     cfg = load_config(str(path), ["MODEL.DEVICE", "cpu"])
-    heads = build_model(cfg).roi_heads
-    if path in WITH_SWN:
-        assert type(heads) is SWNROIHeads
-        assert cfg.MODEL.SAMPLE_WEIGHTER.NAME == "SWN"
-        # At 0, the gradient of the best-placed boxes would not shrink while their weight grows.
-        assert cfg.MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA > 0
+    model = build_model(cfg)
+    weighted = model if detector == "retinanet" else model.roi_heads
+    assert type(weighted) is (with_swn if path in WITH_SWN else stock)
+    assert cfg.MODEL.SAMPLE_WEIGHTER.NAME == "SWN"
+    assert getattr(weighted, "mask_on", False) == ("mask" in detector)
+    assert weighted.num_classes == DATA[cfg.DATASETS.TRAIN[0].split("_")[0]][0]
+
+    bottom_up = model.backbone.bottom_up
+    grouped = bottom_up.res2[0].conv2
+    blocks_groups_width = (len(bottom_up.res4), grouped.groups, grouped.weight.shape[1])
+    assert blocks_groups_width == BACKBONES[backbone]
+
+
+@pytest.mark.parametrize("path", WITH_SWN, ids=name)
+def test_its_box_loss_flattens_out_near_zero(path):
+    model = load_config(str(path)).MODEL
+    # At 0, the gradient of the best-placed boxes would not shrink while their weight grows.
+    if "retinanet" in path.stem:
+        assert model.RETINANET.SMOOTH_L1_LOSS_BETA == 0.11
     else:
-        assert type(heads) is StandardROIHeads
+        assert model.ROI_BOX_HEAD.SMOOTH_L1_BETA == 1.0
 
 
 @pytest.mark.parametrize("path", WITH_SWN, ids=name)
 def test_differs_from_its_baseline_in_the_sample_weights_only(path):
-    baseline = path.with_name(path.stem.split("_swn")[0] + ".yaml")
-    differing = changes(path, baseline)
-    assert "MODEL.ROI_HEADS.NAME" in differing
-    assert differing <= {"MODEL.ROI_HEADS.NAME", "OUTPUT_DIR", *added_keys()}
+    switch = CLASSES[parts(path)[0]][2]
+    differing = changes(path, baseline_of(path)) - {"OUTPUT_DIR"}
+    assert switch in differing
+    if path in READINGS:
+        assert differing <= {switch, *added_keys()}
+    else:  # the one line that the documentation promises
+        assert differing == {switch}
 
 
 @pytest.mark.parametrize("path", READINGS, ids=name)
 def test_a_reading_is_the_same_on_every_detector(path):
     reading = path.stem.rsplit("_", 1)[1]
-    base = ROOT / "configs" / f"Base-SWN-{reading}.yaml"
+    base = CONFIGS_DIR / f"Base-SWN-{reading}.yaml"
     stated = {f"MODEL.SWN.{key}" for key in yaml.safe_load(base.read_text())["MODEL"]["SWN"]}
     assert stated == {key for key in added_keys() if key.startswith("MODEL.SWN.")}
+    if "retinanet" in path.stem:
+        base = CONFIGS_DIR / f"Base-SWN-{reading}-RetinaNet.yaml"
     assert not changes(path, base) & stated
 
 
 def test_the_readings_differ_as_the_text_and_the_code_do():
-    paper, authors = (ROOT / "configs" / f"Base-SWN-{r}.yaml" for r in ("paper", "authors"))
+    paper, authors, authors_retinanet = (
+        CONFIGS_DIR / f"Base-SWN-{reading}.yaml"
+        for reading in ("paper", "authors", "authors-RetinaNet")
+    )
     differing = {"EXPONENT", "BOX_LOSS_FEATURE", "HEADS", "REGULARIZER_DIVISOR"}
     assert changes(paper, authors) == {f"MODEL.SWN.{key}" for key in differing}
+    assert changes(authors, authors_retinanet) == {"MODEL.SWN.CLS_AVERAGING"}
+    assert load_config(str(authors)).MODEL.SWN.CLS_AVERAGING == "per_group"
+    assert load_config(str(authors_retinanet)).MODEL.SWN.CLS_AVERAGING == "all"
 
 
-def test_the_schedule_is_the_papers():
-    solver = load_config(str(ROOT / "configs" / "Base-RCNN-FPN.yaml")).SOLVER
-    iterations_per_epoch = 117_266 / 16  # images of train2017 with annotations
+@pytest.mark.parametrize("backbone", ["R_50", "X_101_32x4d"])
+@pytest.mark.parametrize(
+    "folder, detector",
+    [
+        ("COCO-Detection", "faster_rcnn"),
+        ("COCO-InstanceSegmentation", "mask_rcnn"),
+        ("COCO-Detection", "retinanet"),
+        ("PascalVOC-Detection", "faster_rcnn"),
+        ("PascalVOC-Detection", "retinanet"),
+    ],
+)
+def test_every_row_of_the_papers_tables_1_and_2_has_its_configs(folder, detector, backbone):
+    found = [
+        path
+        for path in DETECTORS
+        if path.parent.name == folder and parts(path) == (detector, backbone)
+    ]
+    (baseline,) = {baseline_of(path).stem for path in found}
+    suffixes = {path.stem.removeprefix(baseline) for path in found}
+    assert suffixes >= {"", "_swn", "_swn_authors"}
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in DETECTORS if path.parent.name != "Quickstart"], ids=name
+)
+def test_the_schedule_is_the_papers(path):
+    cfg = load_config(str(path))
+    solver = cfg.SOLVER
     assert solver.IMS_PER_BATCH == 16
-    assert (solver.BASE_LR, solver.WEIGHT_DECAY, solver.MOMENTUM) == (0.02, 1e-4, 0.9)
+    assert solver.BASE_LR == (0.01 if "retinanet" in path.stem else 0.02)
+    assert (solver.WEIGHT_DECAY, solver.MOMENTUM) == (1e-4, 0.9)
+    iterations_per_epoch = DATA[cfg.DATASETS.TRAIN[0].split("_")[0]][1] / solver.IMS_PER_BATCH
     in_epochs = torch.tensor([*solver.STEPS, solver.MAX_ITER]) / iterations_per_epoch
     # Whole iterations: each figure is at most one iteration off.
     assert torch.allclose(
         in_epochs, torch.tensor([8.0, 11.0, 12.0]), rtol=0, atol=1 / iterations_per_epoch
     )
+
+
+@pytest.mark.parametrize(
+    "ours, detectron2s, beta",
+    [
+        ("COCO-Detection/faster_rcnn", "COCO-Detection/faster_rcnn", "ROI_BOX_HEAD.SMOOTH_L1_BETA"),
+        ("COCO-Detection/retinanet", "COCO-Detection/retinanet", "RETINANET.SMOOTH_L1_LOSS_BETA"),
+        (
+            "COCO-InstanceSegmentation/mask_rcnn",
+            "COCO-InstanceSegmentation/mask_rcnn",
+            "ROI_BOX_HEAD.SMOOTH_L1_BETA",
+        ),
+        (
+            "COCO-InstanceSegmentation/cascade_mask_rcnn",
+            "Misc/cascade_mask_rcnn",
+            "ROI_BOX_HEAD.SMOOTH_L1_BETA",
+        ),
+    ],
+)
+def test_differs_from_detectron2s_own_config_only_as_its_comments_say(ours, detectron2s, beta):
+    zoo = Path(detectron2.__file__).parent / "model_zoo" / "configs"
+    theirs = get_cfg()
+    add_swn_config(theirs)
+    # Its RetinaNet's anchor sizes are a line of Python, hence the flag.
+    theirs.merge_from_file(str(zoo / f"{detectron2s}_R_50_FPN_1x.yaml"), allow_unsafe=True)
+    cfg = load_config(str(CONFIGS_DIR / f"{ours}_R_50_FPN_1x.yaml"))
+    # Ours are written out to four decimals, which is a ten-thousandth of a pixel.
+    sizes = [torch.tensor(node.MODEL.ANCHOR_GENERATOR.SIZES) for node in (cfg, theirs)]
+    assert torch.allclose(*sizes, rtol=0, atol=1e-4)
+    theirs.MODEL.ANCHOR_GENERATOR.SIZES = cfg.MODEL.ANCHOR_GENERATOR.SIZES
+
+    schedule = {"SOLVER.STEPS", "SOLVER.MAX_ITER"}
+    assert differing_keys(cfg, theirs) == {f"MODEL.{beta}", "INPUT.MIN_SIZE_TRAIN", *schedule}
+
+
+@pytest.mark.parametrize(
+    "with_masks, without",
+    [
+        ("mask_rcnn_R_50_FPN_1x", "faster_rcnn_R_50_FPN_1x"),
+        ("mask_rcnn_X_101_32x4d_FPN_1x", "faster_rcnn_X_101_32x4d_FPN_1x"),
+        ("cascade_mask_rcnn_R_50_FPN_1x", "cascade_rcnn_R_50_FPN_1x"),
+    ],
+)
+def test_masks_are_all_that_a_mask_rcnn_adds(with_masks, without):
+    with_masks = CONFIGS_DIR / "COCO-InstanceSegmentation" / f"{with_masks}.yaml"
+    without = CONFIGS_DIR / "COCO-Detection" / f"{without}.yaml"
+    assert changes(with_masks, without) == {"MODEL.MASK_ON"}
+
+
+@pytest.fixture(scope="module")
+def resnext101(tmp_path_factory):
+    """The file that tools/convert_resnext.py makes, of random weights, and what it prints."""
+    path = tmp_path_factory.mktemp("pretrained") / "resnext101_32x4d.pth"
+    weights = ResNet(Bottleneck, [3, 4, 23, 3], groups=32, width_per_group=4).state_dict()
+    converted = converter.convert(weights)
+    torch.save({"model": converted, "matching_heuristics": True}, path)
+    return path, converted, CfgNode(converter.detectron2_settings(weights))
+
+
+@pytest.mark.parametrize("path", X_101, ids=name)
+def test_the_converted_resnext_is_all_of_its_backbone(path, resnext101):
+    file, converted, settings = resnext101
+    cfg = load_config(str(path), ["MODEL.DEVICE", "cpu"])
+    unchanged = cfg.clone()
+    cfg.merge_from_other_cfg(settings)
+    assert cfg == unchanged
+
+    backbone = build_model(cfg)
+    DetectionCheckpointer(backbone).load(str(file))
+    loaded = backbone.backbone.bottom_up.state_dict()
+    assert loaded.keys() == converted.keys()
+    assert all(torch.equal(loaded[key], converted[key]) for key in converted)
+
+
+@pytest.mark.parametrize("detector", sorted(CLASSES.keys() - {"cascade_mask_rcnn"}))
+def test_the_quickstart_has_a_pair_of_every_detector(detector):
+    for suffix in ("", "_swn"):
+        stem = f"{detector}_tiny_FPN{suffix}"
+        cfg = load_config(str(CONFIGS_DIR / "Quickstart" / f"{stem}.yaml"))
+        assert cfg.DATASETS.TRAIN == ("digit_scenes_train",)
+        assert cfg.OUTPUT_DIR == f"output/quickstart/{stem}"
+        assert cfg.INPUT.MASK_FORMAT == "bitmask" or not cfg.MODEL.MASK_ON  # run lengths
+
+
+def test_the_project_page_names_configs_that_exist():
+    text = (ROOT / "projects_readme.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"configs/[\w/.-]+\.yaml", text))
+    in_tables = {path for path in BASELINES if path.parent.name != "Quickstart"}
+    assert named >= {f"configs/{name(path)}" for path in in_tables}
+    assert not [path for path in named if not (ROOT / path).is_file()]
 
 
 def test_loading_runs_no_code_from_a_config(tmp_path):

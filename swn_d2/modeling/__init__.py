@@ -2,6 +2,14 @@
 
 from .fast_rcnn import SWNFastRCNNOutputLayers
 from .logging import LOG_PERIOD, log_sample_weights
-from .roi_heads import SWNROIHeads
+from .retinanet import SWNRetinaNet
+from .roi_heads import SWNCascadeROIHeads, SWNROIHeads
 
-__all__ = ["LOG_PERIOD", "SWNFastRCNNOutputLayers", "SWNROIHeads", "log_sample_weights"]
+__all__ = [
+    "LOG_PERIOD",
+    "SWNCascadeROIHeads",
+    "SWNFastRCNNOutputLayers",
+    "SWNROIHeads",
+    "SWNRetinaNet",
+    "log_sample_weights",
+]

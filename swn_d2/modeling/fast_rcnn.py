@@ -7,13 +7,12 @@ from detectron2.modeling.roi_heads.fast_rcnn import (
     _log_classification_stats,
 )
 from detectron2.structures import Instances
-from detectron2.utils.events import get_event_storage
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import UserError
 from ..weighting import SampleLosses, SampleStatistics
-from .box_losses import iou_of_predictions, unreduced_box_loss
+from .samples import gather_samples
 
 __all__ = ["SWNFastRCNNOutputLayers"]
 
@@ -63,42 +62,22 @@ class SWNFastRCNNOutputLayers(FastRCNNOutputLayers):
         is_foreground = (gt_classes >= 0) & (gt_classes < self.num_classes)
         foreground = is_foreground.nonzero().squeeze(1)
         fg_classes = gt_classes[foreground]
-        fg_boxes, fg_gt_boxes = boxes[foreground], gt_boxes[foreground]
         fg_deltas = deltas[foreground]
         if deltas.shape[1] != 4:  # class-specific regression
             fg_deltas = fg_deltas.view(-1, self.num_classes, 4)[
                 torch.arange(len(foreground), device=deltas.device), fg_classes
             ]
-        fg_box_loss = unreduced_box_loss(
-            fg_deltas,
-            fg_boxes,
-            fg_gt_boxes,
-            box2box_transform=self.box2box_transform,
-            loss_type=self.box_reg_loss_type,
-            smooth_l1_beta=self.smooth_l1_beta,
-        )
-        fg_iou = iou_of_predictions(
-            fg_deltas, fg_boxes, fg_gt_boxes, box2box_transform=self.box2box_transform
-        )
         fg_prob = F.softmax(scores.detach()[foreground], dim=1).gather(1, fg_classes[:, None])
-
-        def scatter(values: Tensor) -> Tensor:
-            everyone = values.new_zeros(len(gt_classes), *values.shape[1:])
-            return everyone.index_copy(0, foreground, values)
-
-        # Both losses are divided by the number of regions, as in Detectron2.
-        num_regions = max(len(gt_classes), 1)
-        losses = SampleLosses(
-            cls=F.cross_entropy(scores, gt_classes, reduction="none")
+        return gather_samples(
+            self,
+            cls_loss=F.cross_entropy(scores, gt_classes, reduction="none")
             * self.loss_weight.get("loss_cls", 1.0),
-            box=scatter(fg_box_loss) * self.loss_weight.get("loss_box_reg", 1.0),
-            normalizers={"cls": num_regions, "box": num_regions},
-        )
-        statistics = SampleStatistics.of(
-            losses,
-            iou=scatter(fg_iou),
-            prob=scatter(fg_prob.squeeze(1)),
             is_foreground=is_foreground,
-            iteration=get_event_storage().iter,
+            foreground=foreground,
+            fg_prob=fg_prob.squeeze(1),
+            fg_deltas=fg_deltas,
+            fg_boxes=boxes[foreground],
+            fg_gt_boxes=gt_boxes[foreground],
+            normalizer=max(len(gt_classes), 1),  # as in Detectron2, for both losses
+            box_loss_weight=self.loss_weight.get("loss_box_reg", 1.0),
         )
-        return losses, statistics

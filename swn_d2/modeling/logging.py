@@ -7,28 +7,29 @@ from detectron2.utils.events import get_event_storage
 from ..weighting import TASKS, SampleStatistics, SampleWeights
 from ..weighting.objective import group_mean, group_std
 
-__all__ = ["LOG_PERIOD", "log_sample_weights"]
+__all__ = ["LOG_PERIOD", "is_logged", "log_sample_weights"]
 
 #: Iterations between two records. Detectron2's writers write as often, and reading the scalars
 #: makes a GPU wait, which it need not do at every iteration.
 LOG_PERIOD = 20
 
 
+def is_logged() -> bool:
+    """Whether this process records scalars at this iteration."""
+    return (get_event_storage().iter + 1) % LOG_PERIOD == 0 and comm.is_main_process()
+
+
 @torch.no_grad()
-def log_sample_weights(
-    statistics: SampleStatistics, weights: SampleWeights, prefix: str = ""
-) -> None:
+def log_sample_weights(statistics: SampleStatistics, weights: SampleWeights) -> None:
     """Mean and standard deviation of the weights that the losses are multiplied by: of positives
     (``weights/cls_fg_mean``, ...) and negatives (``cls_bg``) in the classification loss, of
     positives in the others; and, as ``swn/cls_fg_mean``, ..., of the weights as they were learned.
-    Of the main process's samples, which is where Detectron2 writes.
-
-    Args:
-        prefix: put before each name, to tell several weighters of one detector apart.
+    A task whose samples all have weight 1 is left out. Only the main process's samples are
+    looked at, since that is where Detectron2 writes.
     """
-    storage = get_event_storage()
-    if (storage.iter + 1) % LOG_PERIOD or not comm.is_main_process():
+    if not is_logged():
         return
+    storage = get_event_storage()
     is_foreground = statistics.is_foreground
     seen = {task: getattr(weights, task) for task in TASKS}
     scalars = {}
@@ -42,6 +43,8 @@ def log_sample_weights(
             for name, group in groups.items():
                 scalars[f"{source}/{name}_mean"] = group_mean(values, group)
                 scalars[f"{source}/{name}_std"] = group_std(values, group)
+    if not scalars:
+        return
     # One copy to the host for all of them.
     for name, value in zip(scalars, torch.stack(list(scalars.values())).tolist(), strict=True):
-        storage.put_scalar(prefix + name, value, smoothing_hint=False)
+        storage.put_scalar(name, value, smoothing_hint=False)

@@ -1,25 +1,79 @@
 """ROI heads whose losses are weighted per region."""
 
 import logging
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from detectron2.config import configurable
 from detectron2.modeling import ROI_HEADS_REGISTRY
-from detectron2.modeling.roi_heads import StandardROIHeads
+from detectron2.modeling.roi_heads import (
+    CascadeROIHeads,
+    StandardROIHeads,
+    select_foreground_proposals,
+)
 from detectron2.structures import Boxes, Instances
-from torch import Tensor
+from detectron2.utils.events import get_event_storage
+from torch import Tensor, nn
 
-from ..weighting import SampleWeighter, build_sample_weighter
-from .box_losses import box_loss_dim
+from ..weighting import SampleLosses, SampleStatistics, SampleWeighter
+from .build import build_weighter, same_random_numbers_after
 from .fast_rcnn import SWNFastRCNNOutputLayers
-from .logging import log_sample_weights
+from .mask_head import has_sample_losses, sample_mask_losses
+from .weighted_losses import weighted_losses
 
-__all__ = ["SWNROIHeads"]
+__all__ = ["SWNCascadeROIHeads", "SWNROIHeads"]
+
+
+class _MaskSamples:
+    """For heads derived from StandardROIHeads: the mask loss as a statistic of every region.
+
+    One network weights boxes and masks (Sec. 3.4), so both branches run before the weighter.
+    """
+
+    mask_on: bool
+    num_classes: int
+
+    @property
+    def weights_masks(self) -> bool:
+        return self.mask_on and has_sample_losses(self.mask_head)
+
+    def _forward_mask(self, features: dict[str, Tensor], instances: list[Instances]):
+        if self.training and self.weights_masks:
+            return {}  # _forward_box has its loss
+        return super()._forward_mask(features, instances)
+
+    def _with_masks(
+        self,
+        losses: SampleLosses,
+        statistics: SampleStatistics,
+        features: dict[str, Tensor],
+        proposals: list[Instances],
+    ) -> tuple[SampleLosses, SampleStatistics]:
+        """The samples of ``proposals`` with their mask losses, if they are to be weighted."""
+        if not self.weights_masks:
+            return losses, statistics
+        positives, _ = select_foreground_proposals(proposals, self.num_classes)
+        pooled = self.mask_pooler(
+            [features[name] for name in self.mask_in_features],
+            [of_image.proposal_boxes for of_image in positives],
+        )
+        of_positives = sample_mask_losses(self.mask_head, pooled, positives)
+        mask = of_positives.new_zeros(len(statistics)).index_copy(
+            0, statistics.is_foreground.nonzero().squeeze(1), of_positives
+        )
+        normalizers = {**losses.normalizers, "mask": max(len(of_positives), 1)}
+        return (
+            replace(losses, mask=mask, normalizers=normalizers),
+            replace(statistics, mask_loss=mask, normalizers=normalizers),
+        )
 
 
 @ROI_HEADS_REGISTRY.register()
-class SWNROIHeads(StandardROIHeads):
-    """Detectron2's ROI heads with a sample weighter between the box head and its losses.
+class SWNROIHeads(_MaskSamples, StandardROIHeads):
+    """Detectron2's ROI heads with a sample weighter between the heads and their losses: Faster
+    R-CNN, and Mask R-CNN where ``MODEL.MASK_ON``. A keypoint loss keeps weight 1, and so does that
+    of a mask head which is not Mask R-CNN's.
 
     With the same seed, the detector starts with the parameters that it has without the weighter,
     and samples the same regions, so that runs with and without it can be compared in pairs.
@@ -41,27 +95,14 @@ class SWNROIHeads(StandardROIHeads):
     @classmethod
     def from_config(cls, cfg, input_shape):
         ret = super().from_config(cfg, input_shape)
-        head = cfg.MODEL.ROI_BOX_HEAD
-        if cfg.MODEL.MASK_ON or cfg.MODEL.KEYPOINT_ON:
-            logging.getLogger(__name__).warning(
-                "SWNROIHeads weights the classification and box losses; masks and keypoints keep "
-                "weight 1."
-            )
-        if head.BBOX_REG_LOSS_TYPE == "smooth_l1" and head.SMOOTH_L1_BETA == 0:
-            warn_of_l1(cfg.MODEL.SAMPLE_WEIGHTER.NAME)
-        with _same_random_numbers_after():
-            ret["sample_weighter"] = build_sample_weighter(
-                cfg, box_loss_dim=box_loss_dim(head.BBOX_REG_LOSS_TYPE), has_mask=False
-            )
+        has_mask = _warn_of_weight_1(ret)
+        ret["sample_weighter"] = _build_weighter(cfg, has_mask=has_mask)
         return ret
 
     @classmethod
     def _init_box_head(cls, cfg, input_shape):
         ret = super()._init_box_head(cfg, input_shape)
-        with _same_random_numbers_after():
-            predictor = SWNFastRCNNOutputLayers(cfg, ret["box_head"].output_shape)
-        predictor.load_state_dict(ret["box_predictor"].state_dict())
-        ret["box_predictor"] = predictor
+        ret["box_predictor"] = _with_sample_losses(cfg, ret["box_head"], ret["box_predictor"])
         return ret
 
     def _forward_box(self, features: dict[str, Tensor], proposals: list[Instances]):
@@ -73,32 +114,106 @@ class SWNROIHeads(StandardROIHeads):
         )
         predictions = self.box_predictor(self.box_head(box_features))
         losses, statistics = self.box_predictor.sample_losses(predictions, proposals)
-        weights = self.sample_weighter(statistics)
-        log_sample_weights(statistics, weights)
-        weighted = losses.weighted(weights)
-
         if self.train_on_pred_boxes:
             with torch.no_grad():
                 boxes = self.box_predictor.predict_boxes_for_gt_classes(predictions, proposals)
             for proposal, box in zip(proposals, boxes, strict=True):
                 proposal.proposal_boxes = Boxes(box)
-        return {
-            "loss_cls": weighted["cls"],
-            "loss_box_reg": weighted["box"],
-            **weights.regularizers,
-        }
+        losses, statistics = self._with_masks(losses, statistics, features, proposals)
+        return weighted_losses(self.sample_weighter, losses, statistics)
 
 
-def _same_random_numbers_after():
-    """A block that leaves the CPU's generator, from which models are initialised, as it was."""
-    return torch.random.fork_rng(devices=[])
+@ROI_HEADS_REGISTRY.register()
+class SWNCascadeROIHeads(_MaskSamples, CascadeROIHeads):
+    """Detectron2's Cascade R-CNN heads with one sample weighter per stage, which sees and weights
+    the regions of its stage. (The paper has no cascade.)
+
+    Masks are trained on the regions of the first stage, so that stage's weighter weights them.
+    Otherwise as :class:`SWNROIHeads`.
+    """
+
+    @configurable
+    def __init__(self, *, sample_weighters: Sequence[SampleWeighter], **kwargs):
+        """
+        Args:
+            sample_weighters: one per stage.
+            kwargs: CascadeROIHeads' arguments; ``box_predictors`` must be
+                :class:`SWNFastRCNNOutputLayers`.
+        """
+        super().__init__(**kwargs)
+        self.sample_weighter = nn.ModuleList(sample_weighters)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        ret = super().from_config(cfg, input_shape)
+        has_mask = _warn_of_weight_1(ret)
+        ret["sample_weighters"] = [
+            _build_weighter(cfg, has_mask=has_mask and stage == 0)
+            for stage in range(len(ret["box_heads"]))
+        ]
+        return ret
+
+    @classmethod
+    def _init_box_head(cls, cfg, input_shape):
+        ret = super()._init_box_head(cfg, input_shape)
+        ret["box_predictors"] = [
+            _with_sample_losses(cfg, head, predictor)
+            for head, predictor in zip(ret["box_heads"], ret["box_predictors"], strict=True)
+        ]
+        return ret
+
+    def _forward_box(self, features: dict[str, Tensor], proposals: list[Instances], targets=None):
+        if not self.training:
+            return super()._forward_box(features, proposals, targets)
+        pyramid = [features[name] for name in self.box_in_features]
+        image_sizes = [p.image_size for p in proposals]
+        result = {}
+        for stage, predictor in enumerate(self.box_predictor):
+            predictions = self._run_stage(pyramid, proposals, stage)
+            with get_event_storage().name_scope(f"stage{stage}"):
+                losses, statistics = predictor.sample_losses(predictions, proposals)
+            if stage == 0:
+                losses, statistics = self._with_masks(losses, statistics, features, proposals)
+            with get_event_storage().name_scope(f"stage{stage}"):
+                weighted = weighted_losses(self.sample_weighter[stage], losses, statistics)
+            for name, loss in weighted.items():
+                result[name if "mask" in name else f"{name}_stage{stage}"] = loss
+            if stage + 1 < self.num_cascade_stages:  # which refines the boxes of this one
+                boxes = predictor.predict_boxes(predictions, proposals)
+                proposals = self._create_proposals_from_boxes(boxes, image_sizes)
+                proposals = self._match_and_label_boxes(proposals, stage + 1, targets)
+        return result
 
 
-def warn_of_l1(weighter_name: str) -> None:
-    """Warn where the learned weights meet a box loss that does not flatten out near zero."""
-    if weighter_name == "SWN":
-        logging.getLogger(__name__).warning(
-            "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA is 0, Detectron2's default: with plain L1, SWN "
-            "gives the best-placed boxes the largest gradients, and training can fail. Set it to "
-            "1.0, for SWN and for the baseline that it is compared with."
+def _build_weighter(cfg, *, has_mask: bool) -> SampleWeighter:
+    return build_weighter(
+        cfg,
+        box_loss_type=cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE,
+        beta_key="MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA",
+        has_mask=has_mask,
+    )
+
+
+def _with_sample_losses(cfg, box_head, predictor) -> SWNFastRCNNOutputLayers:
+    """Detectron2's ``predictor``, as the class that has the losses of every region."""
+    with same_random_numbers_after():
+        result = SWNFastRCNNOutputLayers(
+            cfg, box_head.output_shape, box2box_transform=predictor.box2box_transform
         )
+    result.load_state_dict(predictor.state_dict())
+    return result
+
+
+def _warn_of_weight_1(heads: dict) -> bool:
+    """Whether there are masks that can be weighted; a warning of what can't be."""
+    mask_head = heads.get("mask_head")
+    not_weighted = []
+    if mask_head is not None and not has_sample_losses(mask_head):
+        not_weighted.append(f"masks of a {type(mask_head).__name__}")
+    if heads.get("keypoint_head") is not None:
+        not_weighted.append("keypoints")
+    if not_weighted:
+        logging.getLogger(__name__).warning(
+            f"The {' and the '.join(not_weighted)} are not weighted: they keep weight 1."
+        )
+    return mask_head is not None and has_sample_losses(mask_head)

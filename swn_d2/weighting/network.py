@@ -65,16 +65,50 @@ class SampleWeightingNetwork(nn.Module):
                 nn.init.zeros_(head[-1].bias)
 
     def forward(self, statistics: SampleStatistics) -> dict[str, Tensor]:
-        """Task -> (R,) the unclamped m of every sample. The statistics must be finite."""
+        """Task -> (R,) the unclamped m of the samples. The statistics must be finite.
+
+        For "cls" the m of every sample. The other losses have no negatives, whose m is 0.
+        """
+        foreground = statistics.is_foreground.nonzero().squeeze(1)
         d = torch.cat(
-            [embed(self._feature(statistics, name)) for name, embed in self.embeddings.items()],
+            [
+                embed(self._feature(statistics, name)[foreground])
+                for name, embed in self.embeddings.items()
+            ],
             dim=1,
         )
         m = torch.cat([head(d) for head in self.heads.values()], dim=1)
-        return dict(zip(self.tasks, m.unbind(dim=1), strict=True))
+        result = {}
+        for task, m_of_positives in zip(self.tasks, m.unbind(dim=1), strict=True):
+            everyone = (
+                self._classification_of_negatives(statistics.cls_loss)
+                if task == "cls"
+                else m.new_zeros(len(statistics))
+            )
+            result[task] = everyone.index_copy(0, foreground, m_of_positives)
+        return result
+
+    def _classification_of_negatives(self, cls_loss: Tensor) -> Tensor:
+        """(R,) the m that negatives with these classification losses have, at a quarter of the
+        cost: their other statistics are 0, so that all but one embedding are constants, and the
+        first layer of the head needs to be applied to these only once. A dense detector has
+        hundreds of thousands of negatives. It is the same function of the same parameters."""
+        is_shared = "shared" in self.heads
+        head = self.heads["shared" if is_shared else "cls"]
+        parts = dict(zip(self.embeddings, head[0].weight.split(EMBEDDING_DIM, dim=1), strict=True))
+        bias = head[0].bias
+        for name, embed in self.embeddings.items():
+            if name != "cls_loss":
+                zero = bias.new_zeros(1, embed[0].in_features)
+                bias = bias + nn.functional.linear(embed(zero), parts[name]).squeeze(0)
+        hidden = self.embeddings["cls_loss"](cls_loss[:, None])
+        hidden = nn.functional.linear(hidden, parts["cls_loss"], bias)
+        return head[1:](hidden)[:, self.tasks.index("cls") if is_shared else 0]
 
     def _feature(self, statistics: SampleStatistics, name: str) -> Tensor:
         value = getattr(statistics, name)
+        if value is None:
+            raise ValueError(f"the network was built for a {name}, which these samples don't have")
         if name == "box_loss":
             return value.sum(dim=1, keepdim=True) if self.box_loss_dim == 1 else value
         return value[:, None]
@@ -83,15 +117,15 @@ class SampleWeightingNetwork(nn.Module):
 def _embedding(input_dim: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Linear(input_dim, EMBEDDING_DIM),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         nn.Linear(EMBEDDING_DIM, EMBEDDING_DIM),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
     )
 
 
 def _head(num_embeddings: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Linear(num_embeddings * EMBEDDING_DIM, EMBEDDING_DIM),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         nn.Linear(EMBEDDING_DIM, outputs),
     )

@@ -38,11 +38,14 @@ class SampleLosses:
     def weighted(self, weights: "SampleWeights") -> dict[str, Tensor]:
         """The losses of Eq. 2, reduced: task -> ``sum_i w_i L_i / N``, a 0-d tensor."""
         per_sample = {"cls": self.cls, "box": self.box.sum(dim=1), "mask": self.mask}
-        return {
-            task: (getattr(weights, task) * loss).sum() / self.normalizers[task]
-            for task, loss in per_sample.items()
-            if loss is not None
-        }
+        reduced = {}
+        for task, loss in per_sample.items():
+            if loss is None:
+                continue
+            weight = getattr(weights, task)
+            loss = loss if weight is None else weight * loss
+            reduced[task] = loss.sum() / self.normalizers[task]
+        return reduced
 
 
 @dataclass
@@ -134,19 +137,19 @@ class SampleStatistics:
 
 @dataclass
 class SampleWeights:
-    """The weights ``s_i`` of Eq. 2 of the paper.
+    """The weights ``s_i`` of Eq. 2 of the paper. None stands for weight 1 for every sample.
 
     Attributes:
         cls: (R,) weight of each sample in the classification loss.
         box: (R,) weight in the box loss; without effect on negatives, whose box loss is 0.
-        mask: (R,) weight in the mask loss; None for a detector without masks.
+        mask: (R,) weight in the mask loss, if there is one; without effect on negatives.
         regularizers: loss name -> 0-d tensor to be added to the detector's losses.
         learned: task -> (R,) the weights as a network predicted them, detached, for the log;
             empty where they are the ones above, or nothing is learned.
     """
 
-    cls: Tensor
-    box: Tensor
+    cls: Tensor | None = None
+    box: Tensor | None = None
     mask: Tensor | None = None
     regularizers: dict[str, Tensor] = field(default_factory=dict)
     learned: dict[str, Tensor] = field(default_factory=dict)

@@ -168,10 +168,7 @@ class SWN(SampleWeighter):
             return self._weigh(statistics.finite())
 
     def _weigh(self, statistics: SampleStatistics) -> SampleWeights:
-        ones = torch.ones_like(statistics.cls_loss)
-        result = SampleWeights(
-            cls=ones, box=ones, mask=None if statistics.mask_loss is None else ones
-        )
+        result = SampleWeights()
         amount = self._amount(statistics.iteration)
         for task, m in self.network(statistics).items():
             groups = self._groups(task, statistics.is_foreground)

@@ -6,7 +6,6 @@ module in this folder with one registered class, and a config that names it.
 
 from typing import Any
 
-import torch
 from fvcore.common.registry import Registry
 from torch import nn
 
@@ -48,10 +47,7 @@ class Uniform(SampleWeighter):
     """Every weight is 1: the detector as it is without this package."""
 
     def forward(self, statistics: SampleStatistics) -> SampleWeights:
-        ones = torch.ones_like(statistics.cls_loss)
-        return SampleWeights(
-            cls=ones, box=ones, mask=None if statistics.mask_loss is None else ones
-        )
+        return SampleWeights()
 
 
 def build_sample_weighter(cfg, *, box_loss_dim: int, has_mask: bool) -> SampleWeighter:

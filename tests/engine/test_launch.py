@@ -11,14 +11,22 @@ from detectron2.utils import comm
 
 from swn_d2.engine import build_joint_optimizer, launch
 from swn_d2.errors import UserError, user_errors_exit
-from tests.tiny import READINGS, batch, empty_batch, tiny_config, tiny_model, training_losses
+from tests.tiny import (
+    DETECTORS,
+    READINGS,
+    batch,
+    empty_batch,
+    tiny_config,
+    tiny_model,
+    training_losses,
+)
 
 
-def train_in_two_processes(reading, folder):
+def train_in_two_processes(detector, reading, folder):
     """Rank 1 never sees a positive sample. Both save their parameters."""
     assert (comm.get_world_size(), dist.get_backend()) == (2, "gloo")
     assert comm.get_local_rank() == comm.get_rank()
-    cfg = tiny_config(reading=reading)
+    cfg = tiny_config(detector=detector, reading=reading)
     # Different seeds: DistributedDataParallel starts all from rank 0's parameters.
     model = create_ddp_model(tiny_model(cfg, seed=comm.get_rank()), device_ids=None)
     optimizer = build_joint_optimizer(cfg, model)
@@ -33,15 +41,21 @@ def train_in_two_processes(reading, folder):
     torch.save(parameters, f"{folder}/rank{comm.get_rank()}.pt")
 
 
-@pytest.mark.parametrize("reading", READINGS)
-def test_two_processes_stay_in_step(tmp_path, reading):
-    launch(train_in_two_processes, 2, args=(reading, str(tmp_path)), device="cpu")
+PAIRS = [("faster_rcnn", reading) for reading in READINGS]
+PAIRS += [(detector, "authors") for detector in DETECTORS if detector != "faster_rcnn"]
+
+
+@pytest.mark.parametrize("detector, reading", PAIRS)
+def test_two_processes_stay_in_step(tmp_path, detector, reading):
+    launch(train_in_two_processes, 2, args=(detector, reading, str(tmp_path)), device="cpu")
     first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
-    start = dict(tiny_model(tiny_config(reading=reading), seed=0).named_parameters())
+    model = tiny_model(tiny_config(detector=detector, reading=reading), seed=0)
+    start = dict(model.named_parameters())
     assert first.keys() == second.keys() == start.keys()
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
-    for part in ("sample_weighter", "box_predictor", "backbone"):
+    head = "head" if detector == "retinanet" else "box_predictor"
+    for part in ("sample_weighter", head, "backbone"):
         assert any(part in n and not torch.equal(v, start[n]) for n, v in first.items()), part
 
 

@@ -104,7 +104,7 @@ def test_uniform_has_the_detector_alone():
 
 
 def test_state_of_another_kind_of_run_is_refused():
-    swn, plain = tiny_config(), tiny_config(roi_heads="StandardROIHeads")
+    swn, plain = tiny_config(), tiny_config(stock=True)
     optimizer = build_joint_optimizer(swn, tiny_model(swn))
     with pytest.raises(UserError, match="detector.*weighter"):
         optimizer.load_state_dict(build_joint_optimizer(plain, tiny_model(plain)).state_dict())

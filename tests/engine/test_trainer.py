@@ -202,7 +202,7 @@ def test_another_number_of_classes(tmp_path):
 
 
 def test_a_baseline_is_evaluated_and_started_from_but_not_resumed(tmp_path):
-    baseline = tiny_model(tiny_config(roi_heads="StandardROIHeads"))
+    baseline = tiny_model(tiny_config(stock=True))
     path = saved(tmp_path, baseline)
     swn = tiny_model(tiny_config(), seed=1)
     SafeCheckpointer(swn).load_whole(path)

@@ -48,6 +48,53 @@ def test_zero_output_starts_at_zero_but_can_leave(shared_head):
     assert any(head[-1].weight.grad.abs().max() > 1e-3 for head in network.heads.values())
 
 
+@pytest.mark.parametrize("has_mask", [False, True])
+@pytest.mark.parametrize("shared_head", [False, True])
+@pytest.mark.parametrize("foreground", [[True, False] * 50, [False] * 9, [True] * 3, []])
+def test_the_short_cut_for_negatives_is_exact(foreground, shared_head, has_mask):
+    """The same m, and the same gradients, as all embeddings of all samples give."""
+    tasks = ("cls", "box", "mask") if has_mask else ("cls", "box")
+    _, statistics = make_samples(foreground, has_mask=has_mask)
+    network = randomize(
+        SampleWeightingNetwork(tasks, box_loss_dim=4, has_mask=has_mask, shared_head=shared_head)
+    )
+
+    def plainly():
+        features = [
+            statistics.box_loss if name == "box_loss" else getattr(statistics, name)[:, None]
+            for name in network.embeddings
+        ]
+        d = torch.cat(
+            [e(x) for e, x in zip(network.embeddings.values(), features, strict=True)], dim=1
+        )
+        m = torch.cat([head(d) for head in network.heads.values()], dim=1)
+        return dict(zip(tasks, m.unbind(dim=1), strict=True))
+
+    # Only positives have an m of the other tasks.
+    factors = {task: torch.rand(len(statistics)) for task in tasks}
+    for task in tasks[1:]:
+        factors[task] *= statistics.is_foreground
+    gradients = []
+    for m in (plainly(), network(statistics)):
+        network.zero_grad()
+        sum((m[task] * factors[task]).sum() for task in tasks).backward()
+        gradients.append([p.grad.clone() for p in network.parameters()])
+    actual, expected = network(statistics), plainly()
+    for task in tasks:
+        mask = factors[task] > 0
+        # float32, and sums of 256 to 320 terms in another order
+        torch.testing.assert_close(actual[task][mask], expected[task][mask], rtol=1e-5, atol=1e-5)
+        assert (actual[task][~mask] == 0).all() or task == "cls"
+    for a, e in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-4, atol=1e-4)
+
+
+def test_a_statistic_that_is_missing_is_named():
+    _, statistics = make_samples([True, False])
+    with pytest.raises(ValueError, match="mask_loss"):
+        SampleWeightingNetwork(("box",), box_loss_dim=4, has_mask=True)(statistics)
+
+
 @pytest.mark.parametrize("shared_head", [False, True])
 def test_every_statistic_reaches_every_task(shared_head):
     _, statistics = make_samples([True, True, True], has_mask=True)

@@ -1,0 +1,125 @@
+"""RetinaNet with a weight for every anchor."""
+
+import torch
+from detectron2.config import configurable
+from detectron2.modeling import META_ARCH_REGISTRY, RetinaNet
+from detectron2.structures import Boxes
+from detectron2.utils.events import get_event_storage
+from fvcore.nn import sigmoid_focal_loss_jit
+from torch import Tensor
+
+from ..errors import UserError
+from ..weighting import SampleLosses, SampleStatistics, SampleWeighter
+from .build import build_weighter
+from .samples import gather_samples
+from .weighted_losses import weighted_losses
+
+__all__ = ["SWNRetinaNet"]
+
+
+@META_ARCH_REGISTRY.register()
+class SWNRetinaNet(RetinaNet):
+    """Detectron2's RetinaNet with a sample weighter between its head and its losses.
+
+    The samples are the anchors that are not ignored. The losses are divided by Detectron2's
+    moving average of the number of positives. The regulariser is a mean over its group, never
+    divided like the loss: 1e5 negatives over 1e2 positives would drive every weight to its limit.
+
+    With the same seed, the detector starts with the parameters that it has without the weighter.
+    Inference is Detectron2's own, untouched. The weighter's parameters are the only ones that a
+    checkpoint of :class:`RetinaNet` does not have.
+    """
+
+    @configurable
+    def __init__(self, *, sample_weighter: SampleWeighter, **kwargs):
+        """
+        Args:
+            sample_weighter: gives the weights.
+            kwargs: RetinaNet's arguments.
+        """
+        super().__init__(**kwargs)
+        self.sample_weighter = sample_weighter
+
+    @classmethod
+    def from_config(cls, cfg):
+        if cfg.MODEL.SAMPLE_WEIGHTER.NAME == "SWN" and cfg.MODEL.SWN.REGULARIZER_DIVISOR == "loss":
+            raise UserError(
+                "MODEL.SWN.REGULARIZER_DIVISOR is 'loss', which would divide the m of some "
+                "100,000 anchors by the number of positives, and drive every weight to its "
+                "limit; for SWNRetinaNet set it to group."
+            )
+        ret = super().from_config(cfg)
+        ret["sample_weighter"] = build_weighter(
+            cfg,
+            box_loss_type=cfg.MODEL.RETINANET.BBOX_REG_LOSS_TYPE,
+            beta_key="MODEL.RETINANET.SMOOTH_L1_LOSS_BETA",
+            has_mask=False,
+        )
+        return ret
+
+    def losses(self, anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes):
+        """Arguments and keys as RetinaNet's, and the weighter's regularisers."""
+        losses, statistics = self.sample_losses(
+            anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes
+        )
+        return weighted_losses(self.sample_weighter, losses, statistics)
+
+    def sample_losses(
+        self,
+        anchors: list[Boxes],
+        pred_logits: list[Tensor],
+        gt_labels: list[Tensor],
+        pred_anchor_deltas: list[Tensor],
+        gt_boxes: list[Tensor],
+    ) -> tuple[SampleLosses, SampleStatistics]:
+        """Losses and statistics of the R anchors of a batch that are not ignored, in float32.
+
+        Args:
+            anchors: per level, ``A = sum(A_l)`` in all.
+            pred_logits, pred_anchor_deltas: per level, (N, A_l, K) and (N, A_l, 4).
+            gt_labels: per image, (A,): a class, K for background, -1 to ignore the anchor.
+            gt_boxes: per image, (A, 4); what is said of anchors without a class is not used.
+        """
+        labels = torch.stack(gt_labels)
+        is_sample = labels >= 0
+        is_positive = is_sample & (labels != self.num_classes)
+        logits = torch.cat(pred_logits, dim=1)[is_sample].float()
+        labels = labels[is_sample]
+        is_foreground = labels != self.num_classes
+        foreground = is_foreground.nonzero().squeeze(1)
+        fg_classes = labels[foreground]
+
+        target = torch.zeros_like(logits)
+        target[foreground, fg_classes] = 1
+        focal = sigmoid_focal_loss_jit(
+            logits,
+            target,
+            alpha=self.focal_loss_alpha,
+            gamma=self.focal_loss_gamma,
+            reduction="none",
+        )
+
+        image, anchor = is_positive.nonzero(as_tuple=True)
+        return gather_samples(
+            self,
+            cls_loss=focal.sum(dim=1),
+            is_foreground=is_foreground,
+            foreground=foreground,
+            fg_prob=logits.detach()[foreground, fg_classes].sigmoid(),
+            fg_deltas=torch.cat(pred_anchor_deltas, dim=1)[image, anchor].float(),
+            fg_boxes=Boxes.cat(anchors).tensor[anchor],
+            fg_gt_boxes=torch.stack(gt_boxes)[image, anchor],
+            normalizer=self._update_normalizer(len(foreground), len(gt_labels)),
+        )
+
+    def _update_normalizer(self, num_positives: int, num_images: int) -> float:
+        """Detectron2's moving average of the positives in a batch, brought up to date."""
+        get_event_storage().put_scalar("num_pos_anchors", num_positives / num_images)
+        if hasattr(self, "_ema_update"):
+            return self._ema_update("loss_normalizer", max(num_positives, 1), 100)
+        # Until Detectron2 0.5 the average has no function of its own.
+        momentum = self.loss_normalizer_momentum
+        self.loss_normalizer = momentum * self.loss_normalizer + (1 - momentum) * max(
+            num_positives, 1
+        )
+        return self.loss_normalizer
