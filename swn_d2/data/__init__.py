@@ -1,4 +1,4 @@
-"""Data sets: DigitScenes, any COCO-format data from the command line, and checks of both."""
+"""Data sets: DigitScenes, COCO-format data from the command line, Pascal VOC, and their checks."""
 
 from .checks import check_datasets
 from .datasets import (
@@ -10,6 +10,7 @@ from .datasets import (
 )
 from .digit_scenes import make_digit_scenes
 from .mapper import NamingDatasetMapper
+from .voc import register_all_voc, register_voc
 
 __all__ = [
     "NamingDatasetMapper",
@@ -17,9 +18,12 @@ __all__ = [
     "check_datasets",
     "digit_scenes_root",
     "make_digit_scenes",
+    "register_all_voc",
     "register_coco",
     "register_digit_scenes",
     "register_from_args",
+    "register_voc",
 ]
 
 register_digit_scenes()
+register_all_voc()

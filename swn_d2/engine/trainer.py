@@ -27,7 +27,9 @@ from detectron2.evaluation import (
 from detectron2.utils import comm
 
 from ..data import NamingDatasetMapper
+from ..data.voc import VOC_EVALUATOR_TYPE
 from ..errors import UserError, user_errors_exit
+from ..evaluation import build_voc_evaluator
 from .checkpoint import SafeCheckpointer
 from .optimizer import build_joint_optimizer
 
@@ -81,18 +83,22 @@ class SWNTrainer(DefaultTrainer):
     def build_evaluator(cls, cfg, dataset_name: str) -> DatasetEvaluator:
         """The evaluator of the data set's type: COCO's boxes (and masks), or Pascal VOC's.
 
+        Where VOC's difficult objects are ignored, it gives COCO's box metrics and VOC's.
+
         Raises:
             UserError: there is no evaluator for the type.
         """
         evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference")
         if evaluator_type == "coco":
-            folder = os.path.join(cfg.OUTPUT_DIR, "inference")
             return COCOEvaluator(dataset_name, output_dir=folder)
+        if evaluator_type == VOC_EVALUATOR_TYPE:
+            return build_voc_evaluator(dataset_name, folder)
         if evaluator_type == "pascal_voc":
             return PascalVOCDetectionEvaluator(dataset_name)
         raise UserError(
             f"DATASETS.TEST has {dataset_name!r}, whose evaluator type is {evaluator_type!r}; "
-            "swn_d2 evaluates data sets of the types coco and pascal_voc."
+            f"swn_d2 evaluates data sets of the types coco, pascal_voc and {VOC_EVALUATOR_TYPE}."
         )
 
     def build_hooks(self):

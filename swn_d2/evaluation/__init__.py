@@ -1,5 +1,6 @@
-"""Looking at what a detector found."""
+"""Measuring what a detector found, and looking at it."""
 
 from .pictures import draw_detections
+from .voc import build_voc_evaluator
 
-__all__ = ["draw_detections"]
+__all__ = ["build_voc_evaluator", "draw_detections"]

@@ -1,0 +1,193 @@
+"""Pascal VOC with its difficult objects ignored, as the paper's toolbox has it.
+
+VOC marks objects that are hard to recognise as "difficult". Detectron2's own ``voc_2007_test`` and
+the like train on them; the data sets here, ``voc_2007_test_ignore_difficult`` and the like, mark
+them as crowd, which Detectron2 leaves out of the training and the COCO evaluation counts neither
+for nor against a detector.
+"""
+
+import math
+import os
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_voc_instances
+from detectron2.data.datasets.pascal_voc import CLASS_NAMES
+from detectron2.utils.file_io import PathManager
+
+from swn_d2.errors import UserError
+
+__all__ = [
+    "VOC_EVALUATOR_TYPE",
+    "VOCAnnotation",
+    "load_voc",
+    "read_voc_annotation",
+    "register_all_voc",
+    "register_voc",
+]
+
+#: The ``evaluator_type`` of these data sets: COCO's AP beside VOC's.
+VOC_EVALUATOR_TYPE = "pascal_voc_ignore_difficult"
+
+SPLITS = {2007: ("train", "val", "trainval", "test"), 2012: ("train", "val", "trainval")}
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+def register_all_voc() -> None:
+    """Register ``voc_{2007,2012}_{train,val,trainval,test}_ignore_difficult``.
+
+    They are read from ``VOC2007`` and ``VOC2012`` in ``$DETECTRON2_DATASETS``, which is
+    ``datasets`` if it is not set; 2012 has no test split. No file is touched. Names that exist are
+    kept.
+    """
+    root = os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
+    for year, splits in SPLITS.items():
+        for split in splits:
+            name = f"voc_{year}_{split}_ignore_difficult"
+            if name not in DatasetCatalog:
+                register_voc(name, os.path.join(root, f"VOC{year}"), split, year=year)
+
+
+def register_voc(
+    name: str,
+    dirname: str,
+    split: str,
+    class_names: Sequence[str] = CLASS_NAMES,
+    *,
+    year: int = 2012,
+) -> None:
+    """Register a data set in Pascal VOC's layout, its difficult objects ignored.
+
+    No file is touched. Doing so twice does no harm.
+
+    Args:
+        name: the name for ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
+        dirname: the folder that has ``Annotations``, ``ImageSets`` and ``JPEGImages``.
+        split: which list of images, ``ImageSets/Main/{split}.txt``.
+        class_names: the classes, in the order of the detector's.
+        year: whose definition of VOC's AP to evaluate with: 2007, at 11 points of the
+            precision-recall curve, or 2012, the area under it.
+
+    Raises:
+        UserError: the name belongs to another data set.
+    """
+    description = {
+        "thing_classes": list(class_names),
+        "dirname": dirname,
+        "year": year,
+        "split": split,
+        "evaluator_type": VOC_EVALUATOR_TYPE,
+    }
+    metadata = MetadataCatalog.get(name)
+    if name in DatasetCatalog:
+        if any(metadata.get(key) != value for key, value in description.items()):
+            raise UserError(f"The data set name {name} is already taken. Choose another.")
+        return
+    DatasetCatalog.register(name, partial(load_voc, dirname, split, class_names))
+    metadata.set(**description)
+
+
+def load_voc(dirname: str, split: str, class_names: Sequence[str]) -> list[dict]:
+    """Detectron2's :func:`load_voc_instances`, with ``iscrowd`` 1 for difficult objects, else 0."""
+    records = load_voc_instances(dirname, split, list(class_names))
+    for record in records:
+        record["image_id"] = str(record["image_id"])  # a NumPy scalar until now
+        file = os.path.join(dirname, "Annotations", f"{record['image_id']}.xml")
+        difficult = read_voc_annotation(file, class_names).difficult
+        for annotation, is_difficult in zip(record["annotations"], difficult, strict=True):
+            annotation["iscrowd"] = int(is_difficult)
+    return records
+
+
+@dataclass(frozen=True)
+class VOCAnnotation:
+    """What an annotation file says: the image's size in pixels, and which objects are difficult."""
+
+    width: int
+    height: int
+    difficult: list[bool]
+
+
+def read_voc_annotation(
+    file: str, class_names: Sequence[str], *, is_evaluated: bool = False
+) -> VOCAnnotation:
+    """Read an annotation file, and make sure that Detectron2 can.
+
+    Args:
+        file: path of the XML file.
+        class_names: the classes that may occur.
+        is_evaluated: also ask for what Detectron2's VOC evaluation reads, and nothing else does.
+
+    Raises:
+        UserError: the file does not exist, is malformed, or has an unknown class or a box that
+            ends before it begins or lies wholly outside its image.
+    """
+    try:
+        with PathManager.open(file) as stream:
+            root = ET.parse(stream).getroot()
+    except OSError as error:
+        raise UserError(f"Cannot read {file}: {error.strerror}.") from error
+    except (ET.ParseError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is not valid XML: {error}. Export it again.") from error
+    try:
+        width, height = (_number(root, f"size/{side}", int) for side in ("width", "height"))
+    except ValueError as error:
+        raise UserError(f"{file}: the image {error}.") from error
+    difficult = []
+    for number, element in enumerate(root.findall("object"), start=1):
+        try:
+            _check_object(element, class_names, width, height, is_evaluated)
+            difficult.append(_is_difficult(element))
+        except ValueError as error:
+            raise UserError(f"{file}: object number {number} {error}.") from error
+    return VOCAnnotation(width, height, difficult)
+
+
+def _check_object(
+    element: ET.Element,
+    class_names: Sequence[str],
+    width: int,
+    height: int,
+    is_evaluated: bool,
+) -> None:
+    """Raise a ValueError that says what is wrong with the object."""
+    name = element.findtext("name")
+    if name not in class_names:
+        raise ValueError(
+            f"is of the class {name!r}, which this data set does not have; correct it, or register "
+            "the data set with all its classes"
+        )
+    kind = int if is_evaluated else float
+    xmin, ymin, xmax, ymax = (_number(element, f"bndbox/{corner}", kind) for corner in CORNERS)
+    # The last pixel belongs to the box, so both corners of a box of one pixel are the same.
+    if xmax < xmin or ymax < ymin:
+        raise ValueError("has a box whose xmax or ymax is smaller than its xmin or ymin; swap them")
+    if xmin > width or ymin > height or xmax < 1 or ymax < 1:
+        raise ValueError(f"has a box wholly outside its image of {width}x{height} pixels")
+    if is_evaluated:
+        for tag in ("truncated", "difficult"):
+            _number(element, tag, int)
+        if element.find("pose") is None:
+            raise ValueError("has no <pose>, which the VOC evaluation wants; add an empty one")
+
+
+def _is_difficult(element: ET.Element) -> bool:
+    return element.find("difficult") is not None and _number(element, "difficult", int) != 0
+
+
+def _number(element: ET.Element, path: str, kind: type[int] | type[float]) -> float:
+    tag = f"<{path.rpartition('/')[2]}>"
+    text = element.findtext(path)
+    if text is None:
+        raise ValueError(f"has no {tag}; add it")
+    try:
+        number = kind(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        wanted = "a whole number" if kind is int else "a number"
+        raise ValueError(f"has {text!r} as its {tag}; it must be {wanted}")
+    return number
