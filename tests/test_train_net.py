@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from swn_d2.data import make_digit_scenes
-from tests.tiny import tiny_config
+from tests.tiny import DETECTORS, tiny_config
 
 TRAIN_NET = Path(__file__).parents[1] / "train_net.py"
 
@@ -29,11 +29,17 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def config_file(tmp_path):
-    """The tiny detector on the data of ``data``, as a config file."""
+    return write_config(tmp_path)
+
+
+def write_config(tmp_path, detector="faster_rcnn"):
+    """A tiny detector on the data of ``data``, as a config file."""
     cfg = tiny_config(
         *("DATASETS.TRAIN", ("mine_train",)),
         *("DATASETS.TEST", ("mine_val",)),
         *("MODEL.ROI_HEADS.NUM_CLASSES", 10),
+        *("MODEL.RETINANET.NUM_CLASSES", 10),
+        *("INPUT.MASK_FORMAT", "bitmask"),
         *("INPUT.MIN_SIZE_TRAIN", (64,)),
         *("INPUT.MIN_SIZE_TEST", 64),
         *("DATALOADER.NUM_WORKERS", 0),
@@ -42,6 +48,7 @@ def config_file(tmp_path):
         *("SOLVER.STEPS", (3,)),
         *("SOLVER.CHECKPOINT_PERIOD", 2),
         *("OUTPUT_DIR", str(tmp_path / "run")),
+        detector=detector,
     )
     path = tmp_path / "config.yaml"
     path.write_text(cfg.dump())
@@ -69,26 +76,30 @@ def succeed(*args):
     return result
 
 
-def ap_table(text):
-    """The figures of the last evaluation as they were printed."""
-    return re.findall(r"copypaste: ([\d.,nan]+)$", text, flags=re.MULTILINE)[-1]
+def ap_tables(text):
+    """The figures of the last evaluations as they were printed, "Task: bbox" before its own."""
+    return re.findall(r"copypaste: (Task: \w+|[\d.,nan]+)$", text, flags=re.MULTILINE)
 
 
-def test_evaluation_alone_gives_what_the_training_gave(config_file, data, tmp_path):
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_evaluation_alone_gives_what_the_training_gave(detector, data, tmp_path):
+    config_file = write_config(tmp_path, detector)
     trained = succeed(config_file, data)
     evaluated = succeed(
         *(config_file, data, "--eval-only"),
         *("MODEL.WEIGHTS", str(tmp_path / "run" / "model_final.pth")),
         *("OUTPUT_DIR", str(tmp_path / "evaluated")),
     )
-    assert ap_table(evaluated.stdout) == ap_table(trained.stdout)
+    tables = ap_tables(evaluated.stdout)
+    assert tables and tables == ap_tables(trained.stdout)
+    assert ("Task: segm" in tables) == ("mask" in detector)
     first, second = (
         json.loads((tmp_path / run / "inference" / "coco_instances_results.json").read_text())
         for run in ("run", "evaluated")
     )
     assert first and second == first
     saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
-    assert saved["MODEL"]["ROI_HEADS"]["NAME"] == "SWNROIHeads"
+    assert "SWN" in saved["MODEL"]["ROI_HEADS"]["NAME"] + saved["MODEL"]["META_ARCHITECTURE"]
 
 
 def test_two_processes_without_a_gpu(config_file, data, tmp_path):

@@ -1,0 +1,41 @@
+"""Settings that do not go together, found before a run costs any time."""
+
+import re
+
+import pytest
+
+from swn_d2.engine import check_run
+from swn_d2.errors import UserError
+from tests.tiny import DETECTORS, tiny_config
+
+
+@pytest.mark.parametrize(
+    "detector, opts, message",
+    [
+        (
+            "retinanet",
+            ["MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.ROI_HEADS.NAME", "SWNROIHeads"],
+            "has no ROI heads.*META_ARCHITECTURE to SWNRetinaNet",
+        ),
+        (
+            "cascade_rcnn",
+            ["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", False],
+            "CLS_AGNOSTIC_BBOX_REG to True",
+        ),
+        ("retinanet", ["MODEL.META_ARCHITECTURE", "SWNRetinanet"], "mean SWNRetinaNet"),
+    ],
+)
+def test_a_switch_that_does_not_fit_the_detector(tmp_path, detector, opts, message):
+    opts = ["DATASETS.TRAIN", ("missing",), "OUTPUT_DIR", str(tmp_path / "run"), *opts]
+    cfg = tiny_config(*opts, detector=detector)
+    with pytest.raises(UserError) as error:
+        check_run(cfg, eval_only=False, resume=False)
+    assert re.search(message, str(error.value))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_every_detector_passes_up_to_its_data(tmp_path, detector):
+    opts = ["DATASETS.TRAIN", ("missing",), "OUTPUT_DIR", str(tmp_path / "run")]
+    with pytest.raises(UserError, match="no data set named missing"):
+        check_run(tiny_config(*opts, detector=detector), eval_only=False, resume=False)

@@ -1,0 +1,148 @@
+#!/usr/bin/env python3
+"""What sample weighting costs: the time and the memory of a training step, with it and without.
+
+Both detectors of a pair of configs run the forward and backward pass on the same random images,
+in turn, so that what slows the machine down slows both. At the end the median of the ratios.
+"""
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from detectron2.modeling import build_model
+from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils.events import EventStorage
+from torch import nn
+
+from swn_d2 import load_config
+from swn_d2.errors import UserError, user_errors_exit
+
+
+def random_images(num_images: int, height: int, width: int, num_classes: int) -> list[dict]:
+    """Noise with ten objects of many sizes in every image, the masks being half of each box."""
+    generator = torch.Generator().manual_seed(0)
+    images = []
+    for _ in range(num_images):
+        corners = torch.rand(10, 2, generator=generator) * torch.tensor([width, height]) * 0.7
+        sizes = 16 + torch.rand(10, 2, generator=generator) * min(width, height) * 0.3
+        instances = Instances((height, width))
+        instances.gt_boxes = Boxes(torch.cat([corners, corners + sizes], dim=1))
+        instances.gt_classes = torch.randint(0, num_classes, (10,), generator=generator)
+        masks = torch.zeros(10, height, width, dtype=torch.bool)
+        for mask, (x0, y0, x1, y1) in zip(masks, instances.gt_boxes.tensor.int(), strict=True):
+            mask[y0:y1, x0 : (x0 + x1) // 2] = True
+        instances.gt_masks = BitMasks(masks)
+        image = torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)
+        images.append({"image": image, "instances": instances, "height": height, "width": width})
+    return images
+
+
+class PeakMemory:
+    """The largest amount of memory, in bytes, since :meth:`reset`: the GPU's, or the process's."""
+
+    def __init__(self, device: str):
+        self.on_gpu = device.startswith("cuda")
+
+    def reset(self) -> None:
+        if self.on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            Path("/proc/self/clear_refs").write_text("5")  # Linux resets VmHWM
+
+    def read(self) -> int:
+        if self.on_gpu:
+            return torch.cuda.max_memory_allocated()
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+def step(model: nn.Module, images: list[dict], amp: bool, iteration: int) -> None:
+    """A forward and backward pass; the same random regions in both detectors."""
+    torch.manual_seed(iteration)
+    for parameter in model.parameters():
+        parameter.grad = None
+    device = next(model.parameters()).device.type
+    with EventStorage(iteration), torch.autocast(device, torch.bfloat16, enabled=amp):
+        losses = model(images)
+    sum(losses.values()).backward()
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--baseline", required=True, metavar="FILE", help="config without SWN")
+    parser.add_argument("--swn", required=True, metavar="FILE", help="config with SWN")
+    parser.add_argument("--pairs", type=int, default=10, help="alternating pairs (default: 10)")
+    parser.add_argument("--images", type=int, default=1, help="images per step (default: 1)")
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs=2,
+        default=(800, 1333),
+        metavar=("HEIGHT", "WIDTH"),
+        help="of the images, in pixels (default: 800 1333)",
+    )
+    parser.add_argument("--amp", action="store_true", help="autocast to bfloat16")
+    parser.add_argument(
+        "opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides of both configs"
+    )
+    return parser
+
+
+def main() -> None:
+    args = argument_parser().parse_args()
+    if args.pairs < 1 or args.images < 1 or min(args.size) < 64:
+        raise UserError("--pairs and --images must be at least 1, --size at least 64 64.")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    memory = PeakMemory(device)
+    models, num_classes = [], []
+    for file in (args.baseline, args.swn):
+        # Random weights need normalisation that adapts to them.
+        opts = ["MODEL.DEVICE", device, "MODEL.WEIGHTS", "", "MODEL.RESNETS.NORM", "BN"]
+        cfg = load_config(file, [*opts, *args.opts])
+        torch.manual_seed(0)
+        models.append(build_model(cfg).train())
+        num_classes += [cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.RETINANET.NUM_CLASSES]
+    images = random_images(args.images, *args.size, min(num_classes))
+
+    ratios, peaks = [], ([], [])
+    for iteration in range(args.pairs + 1):
+        seconds = [0.0, 0.0]
+        # Who goes first changes, since the second finds the caches warm.
+        for which in (0, 1) if iteration % 2 else (1, 0):
+            memory.reset()
+            start = time.perf_counter()
+            step(models[which], images, args.amp, iteration)
+            seconds[which] = time.perf_counter() - start
+            for parameter in models[which].parameters():
+                parameter.grad = None
+            if iteration > 0:
+                peaks[which].append(memory.read() / 2**20)
+        if iteration == 0:
+            continue  # allocations and, on a GPU, the choice of kernels
+        ratios.append(seconds[1] / seconds[0])
+        print(
+            f"pair {iteration}: {seconds[0]:.3f} s without, {seconds[1]:.3f} s with, "
+            f"ratio {ratios[-1]:.4f}",
+            flush=True,
+        )
+    low, high = min(ratios), max(ratios)
+    print(
+        f"time of forward and backward, with / without: median {statistics.median(ratios):.4f} "
+        f"({low:.4f} to {high:.4f}, {len(ratios)} pairs)"
+    )
+    without, with_swn = map(statistics.median, peaks)
+    print(
+        f"peak memory: {without:.0f} MiB without, {with_swn:.0f} MiB with, "
+        f"ratio {with_swn / without:.4f}"
+    )
+
+
+if __name__ == "__main__":
+    with user_errors_exit():
+        main()
