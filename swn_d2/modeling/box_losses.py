@@ -1,5 +1,8 @@
 """Box losses per sample: what Detectron2 computes, before it sums."""
 
+from collections.abc import Callable
+
+import detectron2.layers
 import fvcore.nn
 import torch
 from detectron2.structures import Boxes
@@ -19,16 +22,24 @@ def box_loss_dim(loss_type: str) -> int:
     """Columns of :func:`unreduced_box_loss`: 4 for "smooth_l1", 1 for the IoU losses.
 
     Raises:
-        UserError: fvcore has no such loss.
+        UserError: the installed Detectron2 has no such loss.
     """
     if loss_type == "smooth_l1":
         return 4
-    if not hasattr(fvcore.nn, f"{loss_type}_loss"):
+    if _iou_loss(loss_type) is None:
         raise UserError(
-            f"the box loss {loss_type!r} (BBOX_REG_LOSS_TYPE) is not in the installed fvcore; use "
-            "smooth_l1 or giou, or a newer fvcore."
+            f"the installed Detectron2 has no box loss {loss_type!r} (BBOX_REG_LOSS_TYPE); use "
+            "smooth_l1 or giou or, since Detectron2 0.6, diou or ciou."
         )
     return 1
+
+
+def _iou_loss(loss_type: str) -> Callable | None:
+    """The loss of that name, from where the installed Detectron2 takes it, or None."""
+    for module in (fvcore.nn, detectron2.layers):
+        if hasattr(module, f"{loss_type}_loss"):
+            return getattr(module, f"{loss_type}_loss")
+    return None
 
 
 def unreduced_box_loss(
@@ -47,8 +58,8 @@ def unreduced_box_loss(
         boxes: (F, 4) the proposals or anchors that the deltas apply to, XYXY in pixels.
         gt_boxes: (F, 4) their ground truth.
         box2box_transform: the detector's, between deltas and boxes.
-        loss_type: "smooth_l1", on the deltas, or the name of one of fvcore's IoU losses ("giou",
-            and "diou" and "ciou" where fvcore has them), on the decoded boxes.
+        loss_type: "smooth_l1", on the deltas, or the name of an IoU loss ("giou", and "diou" and
+            "ciou" since Detectron2 0.6), on the decoded boxes.
         smooth_l1_beta: where smooth-L1 turns from quadratic to linear; 0 is L1.
 
     Returns:
@@ -57,9 +68,8 @@ def unreduced_box_loss(
     if loss_type == "smooth_l1":
         gt_deltas = box2box_transform.get_deltas(boxes, gt_boxes)
         return fvcore.nn.smooth_l1_loss(deltas, gt_deltas, smooth_l1_beta, reduction="none")
-    iou_loss = getattr(fvcore.nn, f"{loss_type}_loss")
     decoded = box2box_transform.apply_deltas(deltas, boxes)
-    return iou_loss(decoded, gt_boxes, reduction="none")[:, None]
+    return _iou_loss(loss_type)(decoded, gt_boxes, reduction="none")[:, None]
 
 
 @torch.no_grad()

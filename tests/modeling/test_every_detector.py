@@ -4,7 +4,7 @@ import logging
 import subprocess
 import sys
 
-import fvcore.nn
+import detectron2.layers
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
@@ -42,8 +42,8 @@ every_box_loss = pytest.mark.parametrize("box_loss", ["smooth_l1", "l1", "giou",
 
 
 def box_loss_opts(detector, box_loss):
-    if box_loss in ("diou", "ciou") and not hasattr(fvcore.nn, f"{box_loss}_loss"):
-        pytest.skip(f"this fvcore has no {box_loss}_loss")
+    if box_loss in ("diou", "ciou") and not hasattr(detectron2.layers, f"{box_loss}_loss"):
+        pytest.skip(f"this Detectron2 has no {box_loss}_loss")
     section, beta = "MODEL.ROI_BOX_HEAD", "SMOOTH_L1_BETA"
     if detector == "retinanet":
         section, beta = "MODEL.RETINANET", "SMOOTH_L1_LOSS_BETA"
