@@ -536,6 +536,17 @@ def test_masks_that_are_not_used(own, train_cfg):
             DatasetCatalog.get("own")
 
 
+def test_a_crowd_s_empty_mask_is_not_used(own, train_cfg):
+    set_masks(own, [[TRIANGLE], {}])
+    own.content["annotations"][1]["iscrowd"] = 1
+    own.save()
+    use_masks(train_cfg, "polygon")
+    check_datasets(train_cfg)
+    own.content["annotations"][1]["iscrowd"] = 0
+    own.save()
+    assert "annotation 2 of image 1" in message_for(train_cfg)
+
+
 def test_masks_that_only_end_the_evaluation(own, train_cfg):
     set_masks(own, [[TRIANGLE], [[0, 0, 50, 50], TRIANGLE]])
     use_masks(train_cfg, "polygon")

@@ -1,0 +1,123 @@
+"""Whether the annotations of a COCO-format data set can be used.
+
+A fault is a text that says what is wrong with one annotation. All are collected, so that a mistake
+made throughout a file is reported once, with how often it occurs.
+"""
+
+import logging
+import math
+from collections import defaultdict
+from itertools import starmap
+
+from detectron2.config import CfgNode
+
+from swn_d2.errors import UserError
+
+from .masks import UNDECODABLE, VALID_POLYGON, MaskUse, count_dropped, find_undecodable, mask_fault
+
+__all__ = ["check_annotations"]
+
+logger = logging.getLogger(__name__)
+
+
+def check_annotations(
+    cfg: CfgNode, file: str, content: dict, *, is_train: bool, is_test: bool
+) -> None:
+    """Check what COCO-format annotations refer to, their boxes and their masks.
+
+    What Detectron2 drops or clips in training is only counted in a warning.
+
+    Args:
+        cfg: a complete Detectron2 config.
+        file: path of the annotation file, for messages.
+        content: of that file; its entries have the keys that they need.
+        is_train: the data set is trained on.
+        is_test: the data set is evaluated on.
+
+    Raises:
+        UserError: all faults, each with the first annotations that have it; or nothing is left to
+            train on.
+    """
+    annotations = content["annotations"]
+    sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
+    categories = {category["id"] for category in content["categories"]}
+    use = MaskUse(cfg, is_train=is_train, is_test=is_test)
+    faults = defaultdict(list)
+    for annotation in annotations:
+        if fault := _fault(annotation, sizes, categories, use):
+            faults[fault].append(annotation)
+    # Last, for the decoder wants masks that have no other fault.
+    if use.are_on and not faults and (undecodable := find_undecodable(annotations)):
+        faults[UNDECODABLE] = undecodable
+    if faults:
+        raise UserError(f"{file} has {'; '.join(starmap(_describe, faults.items()))}.")
+    _check_what_training_drops(file, annotations, sizes, is_train)
+
+
+def _describe(fault: str, found: list[dict]) -> str:
+    some = ", ".join(f"annotation {a['id']} of image {a['image_id']}" for a in found[:3])
+    return f"{fault} ({len(found)} in all): {some}{' and others' if len(found) > 3 else ''}"
+
+
+def _fault(annotation: dict, sizes: dict, categories: set, use: MaskUse) -> str | None:
+    if annotation["image_id"] not in sizes:
+        return 'an image_id that is not in "images"'
+    if annotation["category_id"] not in categories:
+        return 'a category_id that is not in "categories"'
+    width, height = sizes[annotation["image_id"]]
+    return _box_fault(annotation["bbox"], width, height) or mask_fault(
+        annotation, width, height, use
+    )
+
+
+def _box_fault(box: object, image_width: int, image_height: int) -> str | None:
+    try:
+        x, y, width, height = box
+        finite = math.isfinite(x + y + width + height)
+    except (TypeError, ValueError):
+        finite = False
+    if not finite:
+        return "a bbox that is not four finite numbers"
+    if width < 0 or height < 0:
+        return "a bbox of negative size (COCO wants x, y, width, height)"
+    outside = x >= image_width or y >= image_height or x + width <= 0 or y + height <= 0
+    # Boxes without area, stock COCO has a few, may touch the border; they are dropped anyway.
+    if outside and width > 0 and height > 0:
+        return "a bbox wholly outside its image"
+    return None
+
+
+def _check_what_training_drops(
+    file: str, annotations: list[dict], sizes: dict, is_train: bool
+) -> None:
+    polygons, objects = count_dropped(annotations)
+    crowds = sum(bool(annotation.get("iscrowd", 0)) for annotation in annotations)
+    if is_train and crowds + objects == len(annotations):
+        raise UserError(
+            f"{file} has no annotation to train on: of {len(annotations)}, {crowds} are "
+            f"crowd regions and {objects} have no polygon of {VALID_POLYGON}."
+        )
+    without_area, overhanging = _count_odd_boxes(annotations, sizes)
+    if without_area or overhanging:
+        logger.warning(
+            f"{file}: {without_area} boxes have no area and {overhanging} reach more than a pixel "
+            "beyond the image; Detectron2 drops the former and clips the latter in training."
+        )
+    if is_train and polygons:
+        logger.warning(
+            f"{file}: {polygons} polygons do not have {VALID_POLYGON}; Detectron2 drops them in "
+            f"training, and {objects} objects that have no other polygon with them."
+        )
+
+
+def _count_odd_boxes(annotations: list[dict], sizes: dict) -> tuple[int, int]:
+    """How many boxes have no area, and how many others reach beyond their image."""
+    without_area = overhanging = 0
+    for annotation in annotations:
+        x, y, width, height = annotation["bbox"]
+        image_width, image_height = sizes[annotation["image_id"]]
+        if width == 0 or height == 0:
+            without_area += 1
+        elif min(x, y) < -1 or x + width > image_width + 1 or y + height > image_height + 1:
+            overhanging += 1
+    return without_area, overhanging

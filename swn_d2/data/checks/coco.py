@@ -1,0 +1,131 @@
+"""Whether a COCO-format data set is whole: its file, the entries in it, and the images."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.data import Metadata
+from detectron2.utils.file_io import PathManager
+
+from swn_d2.errors import UserError
+
+from .annotations import check_annotations
+from .pictures import check_files_exist, check_picture_size
+from .sampling import sample
+
+__all__ = ["check_coco"]
+
+
+def check_coco(cfg: CfgNode, metadata: Metadata, *, is_train: bool, is_test: bool) -> list[str]:
+    """Check a COCO-format data set: its annotation file, the images and the annotations.
+
+    Args:
+        cfg: a complete Detectron2 config.
+        metadata: of the data set, with ``name``, ``json_file`` and ``image_root``.
+        is_train: the data set is trained on.
+        is_test: the data set is evaluated on.
+
+    Returns:
+        The names of the categories in the order of their ids.
+
+    Raises:
+        UserError: the first mistake.
+    """
+    file = metadata.json_file
+    try:
+        content = _read_json(metadata.name, file)
+        _check_sections(file, content, is_train)
+        _check_images(file, metadata.image_root, content["images"])
+        if "annotations" in content:
+            _check_annotation_entries(cfg, file, content, is_test)
+            check_annotations(cfg, file, content, is_train=is_train, is_test=is_test)
+        return [c["name"] for c in sorted(content["categories"], key=lambda c: c["id"])]
+    except (TypeError, AttributeError) as error:  # a number for a name, a list for an id
+        raise UserError(f"{file} has a value of the wrong type: {error}.") from error
+
+
+def _read_json(name: str, file: str) -> object:
+    if not PathManager.isfile(file):
+        remedy = (
+            f"Make it with: python tools/make_digit_scenes.py --output {Path(file).parents[1]}"
+            if name.startswith("digit_scenes_")
+            else "Put it there, or point the environment variable DETECTRON2_DATASETS to the "
+            "folder of your data sets."
+        )
+        raise UserError(f"Data set {name}: there is no annotation file {file}. {remedy}")
+    try:
+        with PathManager.open(file, "rb") as stream:
+            return json.load(stream)
+    except ValueError as error:
+        raise UserError(f"{file} is not valid JSON: {error}.") from None
+
+
+def _check_sections(file: str, content: object, is_train: bool) -> None:
+    # A test set may come without annotations: Detectron2 then writes predictions only.
+    sections = ["images", "categories"] + (["annotations"] if is_train else [])
+    missing = [f'"{s}"' for s in sections if not (isinstance(content, dict) and s in content)]
+    if missing:
+        raise UserError(
+            f"{file} is not in COCO format: it has no {', '.join(missing)}. Export the annotations "
+            "as COCO instances."
+        )
+    _check_entries(file, content, "categories", ("id", "name"))
+    _check_entries(file, content, "images", ("id", "file_name", "width", "height"))
+    for section in ("categories", "images"):
+        if not content[section]:
+            raise UserError(f'{file}: "{section}" is empty.')
+        _check_unique_ids(file, content, section)
+
+
+def _check_annotation_entries(cfg: CfgNode, file: str, content: dict, is_test: bool) -> None:
+    needed = ["id", "image_id", "category_id", "bbox"]
+    needed += ["segmentation"] if cfg.MODEL.MASK_ON else []
+    needed += ["area", "iscrowd"] if is_test else []  # the COCO evaluation stops without them
+    _check_entries(file, content, "annotations", needed)
+    if "minival" not in os.path.basename(file):  # of COCO 2014, known to repeat some ids
+        _check_unique_ids(file, content, "annotations")
+
+
+def _check_entries(file: str, content: dict, section: str, needed: Iterable[str]) -> None:
+    """The section must be a list of objects that have the ``needed`` keys."""
+    entries = content[section]
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise UserError(f'{file} is not in COCO format: "{section}" is not a list of objects.')
+    for key in needed:
+        lacking = [i for i, entry in enumerate(entries) if key not in entry]
+        if lacking:
+            first = entries[lacking[0]]
+            which = f"id {first['id']}" if "id" in first else f"number {lacking[0] + 1} in the list"
+            raise UserError(
+                f'{file}: {len(lacking)} of {len(entries)} entries in "{section}" have no '
+                f'"{key}"; the first is {which}.'
+            )
+
+
+def _check_unique_ids(file: str, content: dict, section: str) -> None:
+    counts = Counter(entry["id"] for entry in content[section])
+    repeated = [entry_id for entry_id, count in counts.items() if count > 1]
+    if repeated:
+        raise UserError(
+            f'{file}: {len(repeated)} ids occur more than once in "{section}"; the first is '
+            f"{repeated[0]}."
+        )
+
+
+def _check_images(file: str, image_root: str, images: list[dict]) -> None:
+    """Every picture must exist, and those that are opened must have the size that ``file`` says."""
+    for image in images:
+        size = image["width"], image["height"]
+        if not all(isinstance(side, (int, float)) and side > 0 for side in size):
+            raise UserError(
+                f"{file}: image {image['id']} has width {size[0]!r} and height {size[1]!r}; "
+                "both must be positive numbers of pixels."
+            )
+    paths = [os.path.join(image_root, image["file_name"]) for image in images]
+    check_files_exist(file, paths)
+    for path, image in sample(list(zip(paths, images, strict=True))):
+        size = image["width"], image["height"]
+        check_picture_size(path, size, f"image {image['id']} of {file}")

@@ -1,0 +1,95 @@
+"""Whether a config and the data sets it names fit together; the entry to all checks of data."""
+
+import difflib
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from swn_d2.data.voc import VOC_EVALUATOR_TYPE
+from swn_d2.errors import UserError
+
+from .coco import check_coco
+from .voc import check_voc
+
+__all__ = ["check_datasets"]
+
+# By the evaluator type, which is what tells the format of a registered data set.
+CHECKS = {"coco": check_coco, "pascal_voc": check_voc, VOC_EVALUATOR_TYPE: check_voc}
+
+
+def check_datasets(cfg: CfgNode, *, eval_only: bool = False) -> None:
+    """Check every data set in ``cfg.DATASETS.TRAIN`` and ``TEST`` that has a format we know.
+
+    COCO-format data: the annotation file and its entries, that every image exists, the size of up
+    to 1000 images, the boxes, the masks (up to 1000 of the compressed ones are decoded), and the
+    number of categories. Pascal VOC: the files, what the annotations say, the size of up to 1000
+    images, and the number of categories. What Detectron2 drops or clips, boxes without area or
+    beyond the border and polygons of too few points, is only counted in a warning. Nothing is
+    reported when all is well.
+
+    Args:
+        cfg: a complete Detectron2 config.
+        eval_only: leave out ``DATASETS.TRAIN``.
+
+    Raises:
+        UserError: the first mistake, with the file and the ids of images and annotations.
+    """
+    train, test = () if eval_only else cfg.DATASETS.TRAIN, cfg.DATASETS.TEST
+    categories = {}
+    for name in dict.fromkeys((*train, *test)):
+        classes = _check_dataset(cfg, name, is_train=name in train, is_test=name in test)
+        if classes is not None:
+            _check_num_classes(cfg, name, len(classes))
+            categories[name] = classes
+    _check_same_categories(categories)
+
+
+def _check_dataset(cfg: CfgNode, name: str, *, is_train: bool, is_test: bool) -> list[str] | None:
+    """The categories of a data set in which no mistake was found; None if its format is unknown."""
+    if name not in DatasetCatalog:
+        raise UserError(_unknown_name(name))
+    metadata = MetadataCatalog.get(name)
+    kind = metadata.get("evaluator_type")
+    if kind in CHECKS:
+        return CHECKS[kind](cfg, metadata, is_train=is_train, is_test=is_test)
+    if is_test:
+        raise UserError(
+            f"DATASETS.TEST has {name}, whose evaluator type is {kind!r}; swn_d2 evaluates "
+            f"data sets of the types coco, pascal_voc and {VOC_EVALUATOR_TYPE}."
+        )
+    return None
+
+
+def _unknown_name(name: str) -> str:
+    near = difflib.get_close_matches(name, DatasetCatalog.list())
+    return (
+        f"There is no data set named {name}. "
+        + (f"Did you mean {' or '.join(near)}? " if near else "")
+        + "Name your own data with --register-coco NAME ANNOTATIONS.json IMAGE_DIR."
+    )
+
+
+def _check_num_classes(cfg: CfgNode, name: str, classes: int) -> None:
+    if "RetinaNet" in cfg.MODEL.META_ARCHITECTURE:
+        key, expected = "MODEL.RETINANET.NUM_CLASSES", cfg.MODEL.RETINANET.NUM_CLASSES
+    elif "RCNN" in cfg.MODEL.META_ARCHITECTURE:
+        key, expected = "MODEL.ROI_HEADS.NUM_CLASSES", cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    else:
+        return
+    if classes != expected:
+        raise UserError(
+            f"Data set {name} has {classes} categories, but {key} is {expected}. "
+            f"Add the override: {key} {classes}"
+        )
+
+
+def _check_same_categories(categories: dict[str, list[str]]) -> None:
+    """The n-th category must be the same everywhere: a detector knows it by n alone."""
+    first = next(iter(categories), "")
+    for name, classes in categories.items():
+        for n, (a, b) in enumerate(zip(categories[first], classes, strict=True), start=1):
+            if a != b:
+                raise UserError(
+                    f"Data sets {first} and {name} differ in their categories: in the order of "
+                    f"their ids, number {n} is {a!r} in one and {b!r} in the other."
+                )

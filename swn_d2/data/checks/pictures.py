@@ -1,0 +1,74 @@
+"""Whether the files of a data set exist, and its pictures have the size that is said."""
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from detectron2.utils.file_io import PathManager
+from PIL import Image
+
+from swn_d2.errors import UserError
+
+__all__ = ["check_files_exist", "check_picture_size"]
+
+EXIF_ORIENTATION = 0x0112
+
+
+def check_files_exist(listed_in: str | Path, paths: Sequence[str | Path]) -> None:
+    """Check that all files exist.
+
+    Args:
+        listed_in: the file that names them, for the message.
+        paths: the files.
+
+    Raises:
+        UserError: how many are missing, and the first.
+    """
+    # One listing per folder is far quicker than one look per file on a network disk.
+    by_folder = defaultdict(list)
+    for path in paths:
+        folder, name = os.path.split(path)
+        by_folder[folder].append(name)
+    missing = []
+    for folder, names in by_folder.items():
+        present = set(PathManager.ls(folder)) if PathManager.isdir(folder) else ()
+        missing += [os.path.join(folder, name) for name in names if name not in present]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(paths)} files that {listed_in} names do not exist; the first "
+            f"is {missing[0]}."
+        )
+
+
+def check_picture_size(path: str, expected: tuple[int, int], source: str) -> None:
+    """Check that a picture can be opened and has the size that is said.
+
+    Args:
+        path: the picture.
+        expected: its width and height in pixels, upright: after the turn that EXIF asks for.
+        source: who says so, for the message.
+
+    Raises:
+        UserError: the picture is unreadable or has another size.
+    """
+    try:
+        with PathManager.open(path, "rb") as stream, Image.open(stream) as picture:
+            size = _upright_size(picture)
+    except OSError as error:
+        raise UserError(f"Cannot read {path}, {source}: {error}.") from None
+    if size != expected:
+        raise UserError(
+            f"{path} is {size[0]}x{size[1]} pixels, but {source} says {expected[0]}x{expected[1]}. "
+            "Correct width and height, or put the original there."
+        )
+
+
+def _upright_size(picture: Image.Image) -> tuple[int, int]:
+    """(width, height) as Detectron2 sees it, which is after the turn that EXIF asks for."""
+    try:
+        orientation = picture.getexif().get(EXIF_ORIENTATION)
+    except Exception:  # malformed EXIF fails in many ways; Detectron2 ignores it, too
+        orientation = None
+    lies_on_its_side = orientation in (5, 6, 7, 8)
+    return picture.size[::-1] if lies_on_its_side else picture.size

@@ -1,0 +1,84 @@
+"""Whether a data set in Pascal VOC's layout is whole: its files, images and annotations."""
+
+from collections import Counter
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.data import Metadata
+
+from swn_d2.data.voc import VOCAnnotation, read_voc_annotation
+from swn_d2.errors import UserError
+
+from .pictures import check_files_exist, check_picture_size
+from .sampling import sample
+
+__all__ = ["check_voc"]
+
+
+def check_voc(cfg: CfgNode, metadata: Metadata, *, is_train: bool, is_test: bool) -> list[str]:
+    """Check a Pascal VOC data set: its list of images, the annotations and the images.
+
+    Args:
+        cfg: a complete Detectron2 config.
+        metadata: of the data set, with ``name``, ``dirname``, ``split``, ``thing_classes`` and
+            ``evaluator_type``.
+        is_train: the data set is trained on.
+        is_test: the data set is evaluated on.
+
+    Returns:
+        The names of the categories.
+
+    Raises:
+        UserError: the first mistake.
+    """
+    root = Path(metadata.dirname)
+    listing = root / "ImageSets" / "Main" / f"{metadata.split}.txt"
+    ids = _read_listing(metadata.name, listing)
+    if is_train and cfg.MODEL.MASK_ON:
+        raise UserError(
+            f"Data set {metadata.name} has no masks to train on; add the override MODEL.MASK_ON "
+            "False."
+        )
+    files = [root / "Annotations" / f"{image_id}.xml" for image_id in ids]
+    pictures = [root / "JPEGImages" / f"{image_id}.jpg" for image_id in ids]
+    check_files_exist(listing, files)
+    check_files_exist(listing, pictures)
+    classes = list(metadata.thing_classes)
+    annotations = [read_voc_annotation(str(f), classes, is_evaluated=is_test) for f in files]
+    for picture, file, annotation in sample(list(zip(pictures, files, annotations, strict=True))):
+        check_picture_size(str(picture), (annotation.width, annotation.height), str(file))
+    _check_objects_remain(metadata, listing, annotations, is_train, is_test)
+    return classes
+
+
+def _read_listing(name: str, listing: Path) -> list[str]:
+    """The ids of the images."""
+    if not listing.is_file():
+        raise UserError(f"Data set {name}: there is no file {listing}.")
+    ids = listing.read_text().split()
+    if len(ids) < 2:
+        number = "only one" if ids else "no"
+        raise UserError(f"Data set {name}: {listing} names {number} image; Detectron2 needs two.")
+    repeated = [image_id for image_id, count in Counter(ids).items() if count > 1]
+    if repeated:
+        raise UserError(f"{listing} names {repeated[0]} more than once.")
+    return ids
+
+
+def _check_objects_remain(
+    metadata: Metadata,
+    listing: Path,
+    annotations: list[VOCAnnotation],
+    is_train: bool,
+    is_test: bool,
+) -> None:
+    are_difficult = [flag for annotation in annotations for flag in annotation.difficult]
+    trains_on_difficult = metadata.evaluator_type == "pascal_voc"
+    lacks_training = is_train and not (are_difficult and trains_on_difficult)
+    if (lacks_training or is_test) and all(are_difficult):
+        raise UserError(
+            f"{listing} names {len(annotations)} images, whose annotations have "
+            f"{len(are_difficult)} objects, all of them difficult; those do not count."
+            if are_difficult
+            else f"{listing} names {len(annotations)} images, none of which has an object."
+        )
