@@ -28,12 +28,12 @@ model.roi_heads.sample_weighter = L(SWN)(
     box_loss_dim=4,  # 1 for an IoU loss
     has_mask=True,
     strength=0.5,
-    # In iterations: change them together with train.max_iter.
+    # In iterations: to be changed together with train.max_iter.
     ease_in=[round(share * train.max_iter) for share in (0.5, 0.75)],
 )
 
 optimizer = L(join_adam)(
-    params=L(sample_weighter_parameters)(),  # of params.model, which the training script sets
+    params=L(sample_weighter_parameters)(model=None),  # the training script sets params.model
     detector=_zoo.optimizer,
     weighter=dict(lr=1e-3, weight_decay=1e-4),
 )

@@ -1,5 +1,6 @@
 """Two optimisers that the trainer, the scheduler, AMP and the checkpointer see as one."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch.optim import Optimizer
 from ..errors import UserError
 from ..weighting import SampleWeighter
 
-__all__ = ["JointOptimizer", "build_joint_optimizer", "sample_weighter_parameters"]
+__all__ = ["JointOptimizer", "build_joint_optimizer", "join_adam", "sample_weighter_parameters"]
 
 
 class JointOptimizer(Optimizer):
@@ -61,28 +62,37 @@ def sample_weighter_parameters(model: nn.Module) -> list[nn.Parameter]:
     ]
 
 
-def build_joint_optimizer(cfg, model: nn.Module) -> JointOptimizer:
-    """Detectron2's optimiser for the detector, and Adam for the weighters (Sec. 4.2).
+def join_adam(
+    params: Sequence[nn.Parameter], *, detector: Optimizer, weighter: Mapping[str, float]
+) -> JointOptimizer:
+    """An optimiser of a whole model, with Adam for the weighters' share (Sec. 4.2).
 
-    A model whose weighter has no parameters gets the detector's optimiser alone, in the same
-    wrapping.
+    Args:
+        params: the weighters' parameters, as :func:`sample_weighter_parameters` gives them. They
+            leave ``detector``; without any, the result has that optimiser alone, in the same
+            wrapping.
+        detector: an optimiser of all the model's parameters, before its first step.
+        weighter: Adam's other arguments, such as ``lr`` and ``weight_decay``.
+    """
+    if not params:
+        return JointOptimizer(detector=detector)
+    # Nothing but the groups exists yet: an optimiser's state begins with its first step.
+    others = {id(parameter) for parameter in params}
+    for group in detector.param_groups:
+        group["params"] = [p for p in group["params"] if id(p) not in others]
+    detector.param_groups = [group for group in detector.param_groups if group["params"]]
+    return JointOptimizer(detector=detector, weighter=torch.optim.Adam(params, **weighter))
+
+
+def build_joint_optimizer(cfg, model: nn.Module) -> JointOptimizer:
+    """The optimiser that a config asks for: :func:`join_adam` on Detectron2's own.
 
     Args:
         cfg: a Detectron2 config with swn_d2's keys.
         model: the detector with its weighters.
     """
-    detector = build_optimizer(cfg, model)
-    weighter_parameters = sample_weighter_parameters(model)
-    if not weighter_parameters:
-        return JointOptimizer(detector=detector)
-    # Nothing but the groups exists yet: an optimiser's state begins with its first step.
-    others = {id(parameter) for parameter in weighter_parameters}
-    for group in detector.param_groups:
-        group["params"] = [p for p in group["params"] if id(p) not in others]
-    detector.param_groups = [group for group in detector.param_groups if group["params"]]
-    weighter = torch.optim.Adam(
-        weighter_parameters,
-        lr=cfg.SOLVER.SWN.BASE_LR,
-        weight_decay=cfg.SOLVER.SWN.WEIGHT_DECAY,
+    return join_adam(
+        sample_weighter_parameters(model),
+        detector=build_optimizer(cfg, model),
+        weighter={"lr": cfg.SOLVER.SWN.BASE_LR, "weight_decay": cfg.SOLVER.SWN.WEIGHT_DECAY},
     )
-    return JointOptimizer(detector=detector, weighter=weighter)
