@@ -3,7 +3,7 @@
 from detectron2.config import LazyCall as L
 from detectron2.model_zoo import get_config
 
-from swn_d2.engine.optimizer import join_adam, sample_weighter_parameters
+from swn_d2.engine import join_adam, sample_weighter_parameters
 from swn_d2.modeling import SWNFastRCNNOutputLayers, SWNROIHeads
 from swn_d2.weighting import SWN
 

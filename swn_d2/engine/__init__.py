@@ -8,7 +8,12 @@ from .checkpoint import (
     write_new_checkpoint,
 )
 from .launch import launch
-from .optimizer import JointOptimizer, build_joint_optimizer, sample_weighter_parameters
+from .optimizer import (
+    JointOptimizer,
+    build_joint_optimizer,
+    join_adam,
+    sample_weighter_parameters,
+)
 from .setup import check_run, choose_device
 from .trainer import SWNTrainer
 
@@ -20,6 +25,7 @@ __all__ = [
     "check_run",
     "choose_device",
     "is_sample_weighter_key",
+    "join_adam",
     "launch",
     "read_checkpoint",
     "sample_weighter_parameters",

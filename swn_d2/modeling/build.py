@@ -1,14 +1,15 @@
-"""The sample weighter that a detector's config asks for."""
+"""The sample weighter that a detector's config asks for, and what it needs of the detector."""
 
 import logging
-from functools import reduce
 
 import torch
+from detectron2.modeling import RetinaNet
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 
-from ..weighting import SampleWeighter, build_sample_weighter
+from ..weighting import SWN, SampleWeighter, build_sample_weighter
 from .box_losses import box_loss_dim
 
-__all__ = ["build_weighter", "same_random_numbers_after"]
+__all__ = ["build_weighter", "same_random_numbers_after", "warn_of_l1"]
 
 
 def same_random_numbers_after():
@@ -18,26 +19,32 @@ def same_random_numbers_after():
     return torch.random.fork_rng(devices=[])
 
 
-def build_weighter(cfg, *, box_loss_type: str, beta_key: str, has_mask: bool) -> SampleWeighter:
+def build_weighter(cfg, *, box_loss_type: str, has_mask: bool) -> SampleWeighter:
     """The weighter of a detector.
 
     Args:
         cfg: a Detectron2 config with swn_d2's keys.
         box_loss_type: the type of the detector's box loss.
-        beta_key: the config key of its smooth-L1 beta. Where it is 0, a learned weighter warns.
         has_mask: whether the detector has a mask loss per region.
 
     Raises:
         UserError: there is no such box loss or weighter, or the weighter refuses its settings.
     """
-    beta = reduce(getattr, beta_key.split("."), cfg)
-    if box_loss_type == "smooth_l1" and beta == 0 and cfg.MODEL.SAMPLE_WEIGHTER.NAME == "SWN":
-        logging.getLogger(__name__).warning(
-            f"{beta_key} is 0: with plain L1, SWN gives the best-placed boxes the largest "
-            "gradients, and training can fail. Set it to 1.0 for an R-CNN and to 0.11 for a "
-            "RetinaNet, for SWN and for the baseline that it is compared with."
-        )
     with same_random_numbers_after():
         return build_sample_weighter(
             cfg, box_loss_dim=box_loss_dim(box_loss_type), has_mask=has_mask
+        )
+
+
+def warn_of_l1(weighter: SampleWeighter, detector: FastRCNNOutputLayers | RetinaNet) -> None:
+    """Warn where learned weights meet a box loss that does not flatten out near zero."""
+    is_l1 = detector.box_reg_loss_type == "smooth_l1" and detector.smooth_l1_beta == 0
+    if is_l1 and isinstance(weighter, SWN):
+        key, value = "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA", 1.0
+        if isinstance(detector, RetinaNet):
+            key, value = "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA", 0.11
+        logging.getLogger(__name__).warning(
+            f"The box loss is plain L1, with which SWN gives the best-placed boxes the largest "
+            f"gradients, and training can fail. Set {key} to {value}, for SWN and for the baseline "
+            "that it is compared with."
         )

@@ -9,8 +9,8 @@ from fvcore.nn import sigmoid_focal_loss_jit
 from torch import Tensor
 
 from ..errors import UserError
-from ..weighting import SampleLosses, SampleStatistics, SampleWeighter
-from .build import build_weighter
+from ..weighting import SWN, SampleLosses, SampleStatistics, SampleWeighter
+from .build import build_weighter, warn_of_l1
 from .samples import gather_samples
 from .weighted_losses import weighted_losses
 
@@ -25,8 +25,8 @@ class SWNRetinaNet(RetinaNet):
     moving average of the number of positives. The regulariser is a mean over its group, never
     divided like the loss: 1e5 negatives over 1e2 positives would drive every weight to its limit.
 
-    With the same seed, the detector starts with the parameters that it has without the weighter.
-    Inference is Detectron2's own, untouched. The weighter's parameters are the only ones that a
+    Built from a config with the same seed, the detector starts with the parameters that it has
+    without the weighter. Inference is Detectron2's own, untouched. The weighter's parameters are the only ones that a
     checkpoint of :class:`RetinaNet` does not have.
     """
 
@@ -36,24 +36,25 @@ class SWNRetinaNet(RetinaNet):
         Args:
             sample_weighter: gives the weights.
             kwargs: RetinaNet's arguments.
+
+        Raises:
+            UserError: the regulariser is to be divided like the loss.
         """
         super().__init__(**kwargs)
         self.sample_weighter = sample_weighter
-
-    @classmethod
-    def from_config(cls, cfg):
-        if cfg.MODEL.SAMPLE_WEIGHTER.NAME == "SWN" and cfg.MODEL.SWN.REGULARIZER_DIVISOR == "loss":
+        warn_of_l1(sample_weighter, self)
+        if isinstance(sample_weighter, SWN) and sample_weighter.regularizer_divisor == "loss":
             raise UserError(
                 "MODEL.SWN.REGULARIZER_DIVISOR is 'loss', which would divide the m of some "
                 "100,000 anchors by the number of positives, and drive every weight to its "
                 "limit; for SWNRetinaNet set it to group."
             )
+
+    @classmethod
+    def from_config(cls, cfg):
         ret = super().from_config(cfg)
         ret["sample_weighter"] = build_weighter(
-            cfg,
-            box_loss_type=cfg.MODEL.RETINANET.BBOX_REG_LOSS_TYPE,
-            beta_key="MODEL.RETINANET.SMOOTH_L1_LOSS_BETA",
-            has_mask=False,
+            cfg, box_loss_type=cfg.MODEL.RETINANET.BBOX_REG_LOSS_TYPE, has_mask=False
         )
         return ret
 

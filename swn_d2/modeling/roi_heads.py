@@ -17,7 +17,7 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from ..weighting import SampleLosses, SampleStatistics, SampleWeighter
-from .build import build_weighter, same_random_numbers_after
+from .build import build_weighter, same_random_numbers_after, warn_of_l1
 from .fast_rcnn import SWNFastRCNNOutputLayers
 from .mask_head import has_sample_losses, sample_mask_losses
 from .weighted_losses import weighted_losses
@@ -75,8 +75,9 @@ class SWNROIHeads(_MaskSamples, StandardROIHeads):
     R-CNN, and Mask R-CNN where ``MODEL.MASK_ON``. A keypoint loss keeps weight 1, and so does that
     of a mask head which is not Mask R-CNN's.
 
-    With the same seed, the detector starts with the parameters that it has without the weighter,
-    and samples the same regions, so that runs with and without it can be compared in pairs.
+    Built from a config with the same seed, the detector starts with the parameters that it has
+    without the weighter, and samples the same regions, so that runs with and without it can be
+    compared in pairs.
     Inference is Detectron2's own, untouched. The weighter's parameters are the only ones that a
     checkpoint of :class:`StandardROIHeads` does not have.
     """
@@ -91,12 +92,13 @@ class SWNROIHeads(_MaskSamples, StandardROIHeads):
         """
         super().__init__(**kwargs)
         self.sample_weighter = sample_weighter
+        warn_of_l1(sample_weighter, self.box_predictor)
+        _warn_of_weight_1(self)
 
     @classmethod
     def from_config(cls, cfg, input_shape):
         ret = super().from_config(cfg, input_shape)
-        has_mask = _warn_of_weight_1(ret)
-        ret["sample_weighter"] = _build_weighter(cfg, has_mask=has_mask)
+        ret["sample_weighter"] = _build_weighter(cfg, has_mask=_has_mask_losses(ret))
         return ret
 
     @classmethod
@@ -142,13 +144,14 @@ class SWNCascadeROIHeads(_MaskSamples, CascadeROIHeads):
         """
         super().__init__(**kwargs)
         self.sample_weighter = nn.ModuleList(sample_weighters)
+        warn_of_l1(self.sample_weighter[0], self.box_predictor[0])
+        _warn_of_weight_1(self)
 
     @classmethod
     def from_config(cls, cfg, input_shape):
         ret = super().from_config(cfg, input_shape)
-        has_mask = _warn_of_weight_1(ret)
         ret["sample_weighters"] = [
-            _build_weighter(cfg, has_mask=has_mask and stage == 0)
+            _build_weighter(cfg, has_mask=stage == 0 and _has_mask_losses(ret))
             for stage in range(len(ret["box_heads"]))
         ]
         return ret
@@ -187,10 +190,7 @@ class SWNCascadeROIHeads(_MaskSamples, CascadeROIHeads):
 
 def _build_weighter(cfg, *, has_mask: bool) -> SampleWeighter:
     return build_weighter(
-        cfg,
-        box_loss_type=cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE,
-        beta_key="MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA",
-        has_mask=has_mask,
+        cfg, box_loss_type=cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE, has_mask=has_mask
     )
 
 
@@ -204,16 +204,19 @@ def _with_sample_losses(cfg, box_head, predictor) -> SWNFastRCNNOutputLayers:
     return result
 
 
-def _warn_of_weight_1(heads: dict) -> bool:
-    """Whether there are masks that can be weighted; a warning of what can't be."""
-    mask_head = heads.get("mask_head")
-    not_weighted = []
-    if mask_head is not None and not has_sample_losses(mask_head):
-        not_weighted.append(f"masks of a {type(mask_head).__name__}")
-    if heads.get("keypoint_head") is not None:
-        not_weighted.append("keypoints")
-    if not_weighted:
+def _has_mask_losses(heads: dict) -> bool:
+    """Whether the heads, arguments for a constructor, have masks that can be weighted."""
+    return heads.get("mask_head") is not None and has_sample_losses(heads["mask_head"])
+
+
+def _warn_of_weight_1(heads: StandardROIHeads) -> None:
+    """Warn of the tasks whose samples can't be weighted."""
+    tasks = []
+    if heads.mask_on and not has_sample_losses(heads.mask_head):
+        tasks.append(f"masks of a {type(heads.mask_head).__name__}")
+    if heads.keypoint_on:
+        tasks.append("keypoints")
+    if tasks:
         logging.getLogger(__name__).warning(
-            f"The {' and the '.join(not_weighted)} are not weighted: they keep weight 1."
+            f"The {' and the '.join(tasks)} are not weighted: they keep weight 1."
         )
-    return mask_head is not None and has_sample_losses(mask_head)
