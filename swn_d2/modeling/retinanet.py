@@ -26,8 +26,8 @@ class SWNRetinaNet(RetinaNet):
     divided like the loss: 1e5 negatives over 1e2 positives would drive every weight to its limit.
 
     Built from a config with the same seed, the detector starts with the parameters that it has
-    without the weighter. Inference is Detectron2's own, untouched. The weighter's parameters are the only ones that a
-    checkpoint of :class:`RetinaNet` does not have.
+    without the weighter. Inference is Detectron2's own, untouched. The weighter's parameters are
+    the only ones that a checkpoint of :class:`RetinaNet` does not have.
     """
 
     @configurable
