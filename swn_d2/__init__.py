@@ -1,6 +1,6 @@
 """swn_d2: learned weights for the training samples of Detectron2's detectors.
 
-Importing it registers its ROI heads and data sets with Detectron2. Where Detectron2 is missing,
+Importing it registers its detectors and data sets with Detectron2. Where Detectron2 is missing,
 :mod:`swn_d2.weighting`, which does not need it, still works.
 """
 
@@ -20,10 +20,12 @@ if has_detectron2():
         from . import data, engine, modeling
     from .config import add_swn_config, load_config
     from .engine import SWNTrainer
-    from .modeling import SWNROIHeads
+    from .modeling import SWNCascadeROIHeads, SWNRetinaNet, SWNROIHeads
 
     __all__ += [
+        "SWNCascadeROIHeads",
         "SWNROIHeads",
+        "SWNRetinaNet",
         "SWNTrainer",
         "add_swn_config",
         "data",

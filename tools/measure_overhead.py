@@ -2,10 +2,12 @@
 """What sample weighting costs: the time and the memory of a training step, with it and without.
 
 Both detectors of a pair of configs run the forward and backward pass on the same random images,
-in turn, so that what slows the machine down slows both. At the end the median of the ratios.
+in turn, so that what slows the machine down slows both. At the end the median of the ratios, and
+the memory that a step needs beyond what is there before it (the parameters of both detectors are).
 """
 
 import argparse
+import ctypes
 import statistics
 import time
 from pathlib import Path
@@ -39,30 +41,35 @@ def random_images(num_images: int, height: int, width: int, num_classes: int) ->
     return images
 
 
-class PeakMemory:
-    """The largest amount of memory, in bytes, since :meth:`reset`: the GPU's, or the process's."""
+class StepMemory:
+    """The most memory, in MiB, that is in use after :meth:`start` beyond what was in use then:
+    the GPU's, or the process's (on Linux)."""
 
     def __init__(self, device: str):
-        self.on_gpu = device.startswith("cuda")
+        self.on_gpu = device == "cuda"
 
-    def reset(self) -> None:
+    def start(self) -> None:
         if self.on_gpu:
             torch.cuda.reset_peak_memory_stats()
+            self.before = torch.cuda.memory_allocated() / 2**20
         else:
-            Path("/proc/self/clear_refs").write_text("5")  # Linux resets VmHWM
+            ctypes.CDLL(None).malloc_trim(0)  # gives freed memory back to the system
+            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, the largest VmRSS
+            self.before = self._of_process("VmRSS")
 
-    def read(self) -> int:
+    def read(self) -> float:
         if self.on_gpu:
-            return torch.cuda.max_memory_allocated()
-        status = Path("/proc/self/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+            return torch.cuda.max_memory_allocated() / 2**20 - self.before
+        return self._of_process("VmHWM") - self.before
+
+    @staticmethod
+    def _of_process(field: str) -> float:
+        return int(Path("/proc/self/status").read_text().split(f"{field}:")[1].split()[0]) / 2**10
 
 
 def step(model: nn.Module, images: list[dict], amp: bool, iteration: int) -> None:
     """A forward and backward pass; the same random regions in both detectors."""
     torch.manual_seed(iteration)
-    for parameter in model.parameters():
-        parameter.grad = None
     device = next(model.parameters()).device.type
     with EventStorage(iteration), torch.autocast(device, torch.bfloat16, enabled=amp):
         losses = model(images)
@@ -99,7 +106,7 @@ def main() -> None:
     if args.pairs < 1 or args.images < 1 or min(args.size) < 64:
         raise UserError("--pairs and --images must be at least 1, --size at least 64 64.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    memory = PeakMemory(device)
+    memory = StepMemory(device)
     models, num_classes = [], []
     for file in (args.baseline, args.swn):
         # Random weights need normalisation that adapts to them.
@@ -115,14 +122,13 @@ def main() -> None:
         seconds = [0.0, 0.0]
         # Who goes first changes, since the second finds the caches warm.
         for which in (0, 1) if iteration % 2 else (1, 0):
-            memory.reset()
+            memory.start()
             start = time.perf_counter()
             step(models[which], images, args.amp, iteration)
             seconds[which] = time.perf_counter() - start
-            for parameter in models[which].parameters():
-                parameter.grad = None
             if iteration > 0:
-                peaks[which].append(memory.read() / 2**20)
+                peaks[which].append(memory.read())
+            models[which].zero_grad(set_to_none=True)
         if iteration == 0:
             continue  # allocations and, on a GPU, the choice of kernels
         ratios.append(seconds[1] / seconds[0])
@@ -138,7 +144,7 @@ def main() -> None:
     )
     without, with_swn = map(statistics.median, peaks)
     print(
-        f"peak memory: {without:.0f} MiB without, {with_swn:.0f} MiB with, "
+        f"memory that a step needs: {without:.0f} MiB without, {with_swn:.0f} MiB with, "
         f"ratio {with_swn / without:.4f}"
     )
 

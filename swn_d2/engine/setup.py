@@ -79,18 +79,18 @@ def _check_values(cfg):
             hint = f"did you mean {similar[0]}?" if similar else f"it can be {', '.join(known)}."
             raise UserError(f"{key} is {name!r}, which does not exist; {hint}")
     meta_architecture, roi_heads = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS.NAME
-    if "RetinaNet" in meta_architecture and roi_heads.startswith("SWN"):
+    if meta_architecture == "RetinaNet" and roi_heads.startswith("SWN"):
         raise UserError(
-            f"MODEL.ROI_HEADS.NAME is {roi_heads!r}, but a {meta_architecture} has no ROI heads; "
-            "to weight its samples, set MODEL.META_ARCHITECTURE to SWNRetinaNet instead."
+            f"MODEL.ROI_HEADS.NAME is {roi_heads!r}, but a RetinaNet has no ROI heads; to weight "
+            "its samples, set MODEL.META_ARCHITECTURE to SWNRetinaNet instead."
         )
     if "CascadeROIHeads" in roi_heads and not cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG:
         raise UserError(
             f"MODEL.ROI_HEADS.NAME is {roi_heads!r}, which needs boxes that do not depend on the "
             "class; set MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG to True."
         )
-    # What the weighter itself checks. The detector decides on the arguments later; any will do.
-    build_sample_weighter(cfg, box_loss_dim=4, has_mask=True)
+    # What the weighter itself checks, whatever the type of the box loss.
+    build_sample_weighter(cfg, box_loss_dim=4, has_mask=cfg.MODEL.MASK_ON)
 
 
 def _check_files(cfg, eval_only: bool, resume: bool):

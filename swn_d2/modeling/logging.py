@@ -7,16 +7,11 @@ from detectron2.utils.events import get_event_storage
 from ..weighting import TASKS, SampleStatistics, SampleWeights
 from ..weighting.objective import group_mean, group_std
 
-__all__ = ["LOG_PERIOD", "is_logged", "log_sample_weights"]
+__all__ = ["LOG_PERIOD", "log_sample_weights"]
 
 #: Iterations between two records. Detectron2's writers write as often, and reading the scalars
 #: makes a GPU wait, which it need not do at every iteration.
 LOG_PERIOD = 20
-
-
-def is_logged() -> bool:
-    """Whether this process records scalars at this iteration."""
-    return (get_event_storage().iter + 1) % LOG_PERIOD == 0 and comm.is_main_process()
 
 
 @torch.no_grad()
@@ -27,9 +22,9 @@ def log_sample_weights(statistics: SampleStatistics, weights: SampleWeights) -> 
     A task whose samples all have weight 1 is left out. Only the main process's samples are
     looked at, since that is where Detectron2 writes.
     """
-    if not is_logged():
-        return
     storage = get_event_storage()
+    if (storage.iter + 1) % LOG_PERIOD or not comm.is_main_process():
+        return
     is_foreground = statistics.is_foreground
     seen = {task: getattr(weights, task) for task in TASKS}
     scalars = {}

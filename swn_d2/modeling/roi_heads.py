@@ -16,6 +16,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
+from ..errors import UserError
 from ..weighting import SampleLosses, SampleStatistics, SampleWeighter
 from .build import build_weighter, same_random_numbers_after, warn_of_l1
 from .fast_rcnn import SWNFastRCNNOutputLayers
@@ -36,7 +37,7 @@ class _MaskSamples:
 
     @property
     def weights_masks(self) -> bool:
-        return self.mask_on and has_sample_losses(self.mask_head)
+        return self.mask_on and has_sample_losses(self.mask_head, self.mask_pooler)
 
     def _forward_mask(self, features: dict[str, Tensor], instances: list[Instances]):
         if self.training and self.weights_masks:
@@ -141,8 +142,17 @@ class SWNCascadeROIHeads(_MaskSamples, CascadeROIHeads):
             sample_weighters: one per stage.
             kwargs: CascadeROIHeads' arguments; ``box_predictors`` must be
                 :class:`SWNFastRCNNOutputLayers`.
+
+        Raises:
+            UserError: there are more or fewer weighters than stages.
         """
         super().__init__(**kwargs)
+        num_stages = self.num_cascade_stages
+        if len(sample_weighters) != num_stages:
+            raise UserError(
+                f"there are {len(sample_weighters)} sample_weighters, but {num_stages} stages; "
+                "give one for each stage."
+            )
         self.sample_weighter = nn.ModuleList(sample_weighters)
         warn_of_l1(self.sample_weighter[0], self.box_predictor[0])
         _warn_of_weight_1(self)
@@ -180,7 +190,7 @@ class SWNCascadeROIHeads(_MaskSamples, CascadeROIHeads):
             with get_event_storage().name_scope(f"stage{stage}"):
                 weighted = weighted_losses(self.sample_weighter[stage], losses, statistics)
             for name, loss in weighted.items():
-                result[name if "mask" in name else f"{name}_stage{stage}"] = loss
+                result[name if name == "loss_mask" else f"{name}_stage{stage}"] = loss
             if stage + 1 < self.num_cascade_stages:  # which refines the boxes of this one
                 boxes = predictor.predict_boxes(predictions, proposals)
                 proposals = self._create_proposals_from_boxes(boxes, image_sizes)
@@ -206,13 +216,13 @@ def _with_sample_losses(cfg, box_head, predictor) -> SWNFastRCNNOutputLayers:
 
 def _has_mask_losses(heads: dict) -> bool:
     """Whether the heads, arguments for a constructor, have masks that can be weighted."""
-    return heads.get("mask_head") is not None and has_sample_losses(heads["mask_head"])
+    return "mask_head" in heads and has_sample_losses(heads["mask_head"], heads["mask_pooler"])
 
 
 def _warn_of_weight_1(heads: StandardROIHeads) -> None:
     """Warn of the tasks whose samples can't be weighted."""
     tasks = []
-    if heads.mask_on and not has_sample_losses(heads.mask_head):
+    if heads.mask_on and not heads.weights_masks:
         tasks.append(f"masks of a {type(heads.mask_head).__name__}")
     if heads.keypoint_on:
         tasks.append("keypoints")

@@ -11,6 +11,8 @@ __all__ = ["SampleWeightingNetwork"]
 
 EMBEDDING_DIM = 64
 
+_CHUNK_ON_CPU = 8192  # samples
+
 
 class SampleWeightingNetwork(nn.Module):
     """Predicts ``m_i = log(sigma_i^2)`` for every sample and task from the sample's statistics.
@@ -101,15 +103,26 @@ class SampleWeightingNetwork(nn.Module):
             if name != "cls_loss":
                 zero = bias.new_zeros(1, embed[0].in_features)
                 bias = bias + nn.functional.linear(embed(zero), parts[name]).squeeze(0)
-        hidden = self.embeddings["cls_loss"](cls_loss[:, None])
-        hidden = nn.functional.linear(hidden, parts["cls_loss"], bias)
-        return head[1:](hidden)[:, self.tasks.index("cls") if is_shared else 0]
+        column = self.tasks.index("cls") if is_shared else 0
+        # On a CPU, pieces that stay in its cache take half the time that the whole takes.
+        size = _CHUNK_ON_CPU if cls_loss.device.type == "cpu" else max(len(cls_loss), 1)
+        m = []
+        for chunk in cls_loss.split(size):
+            hidden = self.embeddings["cls_loss"](chunk[:, None])
+            hidden = nn.functional.linear(hidden, parts["cls_loss"], bias)
+            m.append(head[1:](hidden)[:, column])
+        return torch.cat(m)
 
     def _feature(self, statistics: SampleStatistics, name: str) -> Tensor:
         value = getattr(statistics, name)
         if value is None:
             raise ValueError(f"the network was built for a {name}, which these samples don't have")
         if name == "box_loss":
+            if self.box_loss_dim not in (1, value.shape[1]):
+                raise ValueError(
+                    f"the network was built for box_loss_dim {self.box_loss_dim}, but the box loss "
+                    f"of these samples has {value.shape[1]} columns"
+                )
             return value.sum(dim=1, keepdim=True) if self.box_loss_dim == 1 else value
         return value[:, None]
 

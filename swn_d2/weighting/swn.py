@@ -111,7 +111,8 @@ class SWN(SampleWeighter):
                 "zero_output, or MODEL.SWN.RELATIVE to False."
             )
         self.tasks = tuple(t for t in TASKS if t in tasks and (has_mask or t != "mask"))
-        _check("MODEL.SWN.TASKS", tuple(tasks), bool(self.tasks), "tasks that the detector has")
+        offered = ", ".join(task for task in TASKS if has_mask or task != "mask")
+        _check("MODEL.SWN.TASKS", list(tasks), bool(self.tasks), f"at least one of {offered}")
 
         self.lambdas = dict(lambdas)
         self.exponent = exponent

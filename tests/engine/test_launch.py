@@ -42,7 +42,12 @@ def train_in_two_processes(detector, reading, folder):
 
 
 PAIRS = [("faster_rcnn", reading) for reading in READINGS]
-PAIRS += [(detector, "authors") for detector in DETECTORS if detector != "faster_rcnn"]
+PAIRS += [
+    (detector, reading)
+    for detector in DETECTORS
+    for reading in ("relative", "authors")
+    if detector != "faster_rcnn"
+]
 
 
 @pytest.mark.parametrize("detector, reading", PAIRS)

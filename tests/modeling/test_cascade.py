@@ -4,7 +4,10 @@ import copy
 
 import pytest
 import torch
+from detectron2.layers import ShapeSpec
 
+from swn_d2.errors import UserError
+from swn_d2.modeling import SWNCascadeROIHeads
 from tests.tiny import batch, tiny_config, tiny_model, training_losses, weighters
 
 
@@ -55,6 +58,17 @@ def test_a_stage_s_weights_reach_its_losses_only():
         else:
             factor = torch.e if name in ("loss_cls_stage1", "loss_box_reg_stage1") else 1
             assert loss.item() == pytest.approx(plain[name].item() * factor, rel=1e-4), name
+
+
+def test_the_number_of_weighters_is_checked():
+    heads = tiny_model(tiny_config(detector="cascade_rcnn")).roi_heads
+    arguments = SWNCascadeROIHeads.from_config(
+        tiny_config(detector="cascade_rcnn"),
+        {f"p{level}": ShapeSpec(channels=16, stride=2**level) for level in range(2, 6)},
+    )
+    arguments["sample_weighters"] = list(heads.sample_weighter)[:2]
+    with pytest.raises(UserError, match="2 sample_weighters, but 3 stages"):
+        SWNCascadeROIHeads(**arguments)
 
 
 def test_masks_belong_to_the_first_stage():

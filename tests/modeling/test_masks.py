@@ -7,6 +7,7 @@ import pytest
 import torch
 from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
 from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
+from detectron2.utils.events import EventStorage
 from torch.nn import functional as F
 
 from tests.tiny import batch, empty_batch, tiny_config, tiny_model, training_losses
@@ -95,6 +96,51 @@ def test_the_weights_reach_the_loss():
     )
     assert losses["loss_swn_mask"].item() == pytest.approx(0.5 * -1.0, rel=1e-4)
     assert losses["loss_box_reg"].item() == pytest.approx(plain["loss_box_reg"].item(), rel=1e-4)
+
+
+def test_detectron2_s_scalars_and_pictures():
+    """Those of every iteration, as stock logs them, and the pictures where they are asked for."""
+    stock, swn = stock_and_swn("mask_rcnn")
+    logged = []
+    for model in (stock, swn):
+        with torch.no_grad():  # predictions that are partly right
+            generator = torch.Generator().manual_seed(0)
+            weight = model.roi_heads.mask_head.predictor.weight
+            weight.copy_(torch.randn(weight.shape, generator=generator))
+        model.roi_heads.mask_head.vis_period = 3
+        torch.manual_seed(0)
+        with EventStorage(3) as storage:
+            model.train()(batch())
+            latest = storage.latest()
+            logged.append({k: v[0] for k, v in latest.items() if k.startswith("mask_rcnn/")})
+            logged[-1]["pictures"] = [
+                (name, torch.as_tensor(picture).tolist()) for name, picture, _ in storage._vis_data
+            ]
+    expected, actual = logged
+    assert len(expected) == 4 and 0 < expected["mask_rcnn/accuracy"] < 1
+    assert len(expected["pictures"]) > 1 and actual.pop("pictures") == expected.pop("pictures")
+    assert actual == pytest.approx(expected)
+
+
+class HeadThatPools(MaskRCNNConvUpsampleHead):
+    """Takes the feature maps as they are, as ``POOLER_TYPE ""`` gives them."""
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        return super().from_config(cfg, input_shape["p2"])
+
+    def forward(self, x, instances):
+        if not self.training:
+            return instances
+        return {"loss_mask": self.layers(x["p2"]).square().mean()}
+
+
+ROI_MASK_HEAD_REGISTRY.register(HeadThatPools)
+
+
+def test_a_head_without_a_pooler_keeps_its_loss():
+    opts = ["MODEL.ROI_MASK_HEAD.NAME", "HeadThatPools", "MODEL.ROI_MASK_HEAD.POOLER_TYPE", ""]
+    assert_losses_are_stock(*stock_and_swn("mask_rcnn", *opts), batch())
 
 
 @ROI_MASK_HEAD_REGISTRY.register()

@@ -50,7 +50,12 @@ def test_zero_output_starts_at_zero_but_can_leave(shared_head):
 
 @pytest.mark.parametrize("has_mask", [False, True])
 @pytest.mark.parametrize("shared_head", [False, True])
-@pytest.mark.parametrize("foreground", [[True, False] * 50, [False] * 9, [True] * 3, []])
+@pytest.mark.parametrize(
+    "foreground",
+    # The last has more samples than a chunk.
+    [[True, False] * 50, [False] * 9, [True] * 3, [], [True, *[False] * 9] * 1000],
+    ids=["mixed", "negatives", "positives", "none", "many"],
+)
 def test_the_short_cut_for_negatives_is_exact(foreground, shared_head, has_mask):
     """The same m, and the same gradients, as all embeddings of all samples give."""
     tasks = ("cls", "box", "mask") if has_mask else ("cls", "box")
@@ -87,6 +92,12 @@ def test_the_short_cut_for_negatives_is_exact(foreground, shared_head, has_mask)
         assert (actual[task][~mask] == 0).all() or task == "cls"
     for a, e in zip(*gradients, strict=True):
         torch.testing.assert_close(a, e, rtol=1e-4, atol=1e-4)
+
+
+def test_another_box_loss_is_named():
+    _, statistics = make_samples([True, False], box_loss_dim=1)
+    with pytest.raises(ValueError, match="box_loss_dim 4.*has 1 columns"):
+        SampleWeightingNetwork(("box",), box_loss_dim=4)(statistics)
 
 
 def test_a_statistic_that_is_missing_is_named():
