@@ -1,6 +1,5 @@
 import pytest
 from detectron2.config import get_cfg
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from swn_d2.data import make_digit_scenes, register_coco
 
@@ -10,16 +9,6 @@ def scenes(tmp_path_factory):
     """A DigitScenes folder with many boxes, 40 % of the training boxes jittered."""
     root = tmp_path_factory.mktemp("data") / "scenes"
     return make_digit_scenes(root, num_train=200, num_val=20, box_noise_share=0.4, seed=3)
-
-
-@pytest.fixture
-def clean_catalog():
-    """Whatever a test registers with Detectron2 is forgotten afterwards."""
-    known = set(DatasetCatalog.list())
-    yield
-    for name in set(DatasetCatalog.list()) - known:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
 
 
 @pytest.fixture
