@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What sample weighting costs: the time and the memory of a training step, with it and without.
 
-Both detectors of a pair of configs run the forward and backward pass on the same random images,
+Both detectors of a pair of configs run the forward and backward pass on the same random image,
 in turn, so that what slows the machine down slows both. At the end the median of the ratios, and
 the memory that a step needs beyond what is there before it (the parameters of both detectors are).
 """
@@ -22,23 +22,20 @@ from swn_d2 import load_config
 from swn_d2.errors import UserError, user_errors_exit
 
 
-def random_images(num_images: int, height: int, width: int, num_classes: int) -> list[dict]:
-    """Noise with ten objects of many sizes in every image, the masks being half of each box."""
+def random_image(height: int, width: int, num_classes: int) -> dict:
+    """Noise with ten objects of many sizes, the masks being half of each box."""
     generator = torch.Generator().manual_seed(0)
-    images = []
-    for _ in range(num_images):
-        corners = torch.rand(10, 2, generator=generator) * torch.tensor([width, height]) * 0.7
-        sizes = 16 + torch.rand(10, 2, generator=generator) * min(width, height) * 0.3
-        instances = Instances((height, width))
-        instances.gt_boxes = Boxes(torch.cat([corners, corners + sizes], dim=1))
-        instances.gt_classes = torch.randint(0, num_classes, (10,), generator=generator)
-        masks = torch.zeros(10, height, width, dtype=torch.bool)
-        for mask, (x0, y0, x1, y1) in zip(masks, instances.gt_boxes.tensor.int(), strict=True):
-            mask[y0:y1, x0 : (x0 + x1) // 2] = True
-        instances.gt_masks = BitMasks(masks)
-        image = torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)
-        images.append({"image": image, "instances": instances, "height": height, "width": width})
-    return images
+    corners = torch.rand(10, 2, generator=generator) * torch.tensor([width, height]) * 0.7
+    sizes = 16 + torch.rand(10, 2, generator=generator) * min(width, height) * 0.3
+    instances = Instances((height, width))
+    instances.gt_boxes = Boxes(torch.cat([corners, corners + sizes], dim=1))
+    instances.gt_classes = torch.randint(0, num_classes, (10,), generator=generator)
+    masks = torch.zeros(10, height, width, dtype=torch.bool)
+    for mask, (x0, y0, x1, y1) in zip(masks, instances.gt_boxes.tensor.int(), strict=True):
+        mask[y0:y1, x0 : (x0 + x1) // 2] = True
+    instances.gt_masks = BitMasks(masks)
+    image = torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)
+    return {"image": image, "instances": instances, "height": height, "width": width}
 
 
 class StepMemory:
@@ -67,14 +64,13 @@ class StepMemory:
         return int(Path("/proc/self/status").read_text().split(f"{field}:")[1].split()[0]) / 2**10
 
 
-def step(model: nn.Module, images: list[dict], amp: bool, iteration: int) -> None:
+def step(model: nn.Module, image: dict, iteration: int) -> None:
     """A forward and backward pass; the same random regions in both detectors."""
     torch.manual_seed(iteration)
-    device = next(model.parameters()).device.type
-    with EventStorage(iteration), torch.autocast(device, torch.bfloat16, enabled=amp):
-        losses = model(images)
+    with EventStorage(iteration):
+        losses = model([image])
     sum(losses.values()).backward()
-    if device == "cuda":
+    if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
@@ -85,16 +81,14 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--baseline", required=True, metavar="FILE", help="config without SWN")
     parser.add_argument("--swn", required=True, metavar="FILE", help="config with SWN")
     parser.add_argument("--pairs", type=int, default=10, help="alternating pairs (default: 10)")
-    parser.add_argument("--images", type=int, default=1, help="images per step (default: 1)")
     parser.add_argument(
         "--size",
         type=int,
         nargs=2,
         default=(800, 1333),
         metavar=("HEIGHT", "WIDTH"),
-        help="of the images, in pixels (default: 800 1333)",
+        help="of the image, in pixels (default: 800 1333)",
     )
-    parser.add_argument("--amp", action="store_true", help="autocast to bfloat16")
     parser.add_argument(
         "opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides of both configs"
     )
@@ -103,8 +97,8 @@ def argument_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = argument_parser().parse_args()
-    if args.pairs < 1 or args.images < 1 or min(args.size) < 64:
-        raise UserError("--pairs and --images must be at least 1, --size at least 64 64.")
+    if args.pairs < 1 or min(args.size) < 64:
+        raise UserError("--pairs must be at least 1, --size at least 64 64.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     memory = StepMemory(device)
     models, num_classes = [], []
@@ -115,7 +109,7 @@ def main() -> None:
         torch.manual_seed(0)
         models.append(build_model(cfg).train())
         num_classes += [cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.RETINANET.NUM_CLASSES]
-    images = random_images(args.images, *args.size, min(num_classes))
+    image = random_image(*args.size, min(num_classes))
 
     ratios, peaks = [], ([], [])
     for iteration in range(args.pairs + 1):
@@ -124,7 +118,7 @@ def main() -> None:
         for which in (0, 1) if iteration % 2 else (1, 0):
             memory.start()
             start = time.perf_counter()
-            step(models[which], images, args.amp, iteration)
+            step(models[which], image, iteration)
             seconds[which] = time.perf_counter() - start
             if iteration > 0:
                 peaks[which].append(memory.read())

@@ -81,14 +81,17 @@ class SWNRetinaNet(RetinaNet):
             gt_labels: per image, (A,): a class, K for background, -1 to ignore the anchor.
             gt_boxes: per image, (A, 4); what is said of anchors without a class is not used.
         """
-        labels = torch.stack(gt_labels)
-        is_sample = labels >= 0
-        is_positive = is_sample & (labels != self.num_classes)
-        logits = torch.cat(pred_logits, dim=1)[is_sample].float()
-        labels = labels[is_sample]
+        # All images after one another: N * A anchors, of which those are samples ...
+        labels = torch.cat(gt_labels)
+        samples = (labels >= 0).nonzero().squeeze(1)
+        labels = labels[samples]
+        logits = torch.cat(pred_logits, dim=1).flatten(0, 1)[samples].float()
+        # ... and of the samples these are positive.
         is_foreground = labels != self.num_classes
         foreground = is_foreground.nonzero().squeeze(1)
         fg_classes = labels[foreground]
+        positives = samples[foreground]
+        anchors = Boxes.cat(anchors).tensor
 
         target = torch.zeros_like(logits)
         target[foreground, fg_classes] = 1
@@ -100,16 +103,15 @@ class SWNRetinaNet(RetinaNet):
             reduction="none",
         )
 
-        image, anchor = is_positive.nonzero(as_tuple=True)
         return gather_samples(
             self,
             cls_loss=focal.sum(dim=1),
             is_foreground=is_foreground,
             foreground=foreground,
             fg_prob=logits.detach()[foreground, fg_classes].sigmoid(),
-            fg_deltas=torch.cat(pred_anchor_deltas, dim=1)[image, anchor].float(),
-            fg_boxes=Boxes.cat(anchors).tensor[anchor],
-            fg_gt_boxes=torch.stack(gt_boxes)[image, anchor],
+            fg_deltas=torch.cat(pred_anchor_deltas, dim=1).flatten(0, 1)[positives].float(),
+            fg_boxes=anchors[positives % len(anchors)],
+            fg_gt_boxes=torch.cat(gt_boxes)[positives],
             normalizer=self._update_normalizer(len(foreground), len(gt_labels)),
         )
 

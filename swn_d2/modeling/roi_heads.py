@@ -61,7 +61,7 @@ class _MaskSamples:
         )
         of_positives = sample_mask_losses(self.mask_head, pooled, positives)
         mask = of_positives.new_zeros(len(statistics)).index_copy(
-            0, statistics.is_foreground.nonzero().squeeze(1), of_positives
+            0, statistics.foreground, of_positives
         )
         normalizers = {**losses.normalizers, "mask": max(len(of_positives), 1)}
         return (

@@ -66,5 +66,6 @@ def gather_samples(
         prob=scatter(fg_prob),
         is_foreground=is_foreground,
         iteration=get_event_storage().iter,
+        foreground=foreground,
     )
     return losses, statistics

@@ -71,7 +71,7 @@ class SampleWeightingNetwork(nn.Module):
 
         For "cls" the m of every sample. The other losses have no negatives, whose m is 0.
         """
-        foreground = statistics.is_foreground.nonzero().squeeze(1)
+        foreground = statistics.foreground
         d = torch.cat(
             [
                 embed(self._feature(statistics, name)[foreground])
@@ -91,7 +91,7 @@ class SampleWeightingNetwork(nn.Module):
         return result
 
     def _classification_of_negatives(self, cls_loss: Tensor) -> Tensor:
-        """(R,) the m that negatives with these classification losses have, at a quarter of the
+        """(R,) the m that negatives with these classification losses have, at a fraction of the
         cost: their other statistics are 0, so that all but one embedding are constants, and the
         first layer of the head needs to be applied to these only once. A dense detector has
         hundreds of thousands of negatives. It is the same function of the same parameters."""

@@ -61,6 +61,8 @@ class SampleStatistics:
         normalizers: as in :class:`SampleLosses`.
         mask_loss: (R,) mask loss, 0 for negatives; None for a detector without masks.
         iteration: the training iteration, counted from 0, that the samples belong to.
+        foreground: (F,) indices of the positives; found from ``is_foreground`` if they are not
+            given, for which a GPU makes the host wait.
     """
 
     cls_loss: Tensor
@@ -71,6 +73,7 @@ class SampleStatistics:
     normalizers: dict[str, float | Tensor]
     mask_loss: Tensor | None = None
     iteration: int = 0
+    foreground: Tensor | None = None
 
     def __post_init__(self):
         num_samples = len(self.cls_loss)
@@ -85,6 +88,8 @@ class SampleStatistics:
             setattr(self, name, value.detach().float())
         if self.is_foreground.dtype != torch.bool or len(self.is_foreground) != num_samples:
             raise ValueError(f"is_foreground must be a bool tensor of shape ({num_samples},)")
+        if self.foreground is None:
+            self.foreground = self.is_foreground.nonzero().squeeze(1)
 
     @classmethod
     def of(
@@ -95,6 +100,7 @@ class SampleStatistics:
         prob: Tensor,
         is_foreground: Tensor,
         iteration: int = 0,
+        foreground: Tensor | None = None,
     ) -> "SampleStatistics":
         """The statistics that belong to ``losses``; the other arguments as the attributes."""
         return cls(
@@ -106,6 +112,7 @@ class SampleStatistics:
             normalizers=losses.normalizers,
             mask_loss=losses.mask,
             iteration=iteration,
+            foreground=foreground,
         )
 
     def __len__(self) -> int:
