@@ -1,5 +1,7 @@
 """The Fast R-CNN output layers that also tell the loss and the statistics of every region."""
 
+from collections.abc import Sequence
+
 import torch
 from detectron2.config import configurable
 from detectron2.modeling.roi_heads.fast_rcnn import (
@@ -12,6 +14,7 @@ from torch.nn import functional as F
 
 from ..errors import UserError
 from ..weighting import SampleLosses, SampleStatistics
+from .objects import class_weights_tensor
 from .samples import gather_samples
 
 __all__ = ["SWNFastRCNNOutputLayers"]
@@ -25,8 +28,15 @@ class SWNFastRCNNOutputLayers(FastRCNNOutputLayers):
     """
 
     @configurable
-    def __init__(self, input_shape, **kwargs):
-        """Arguments and errors: Detectron2's; UserError for a sigmoid or federated loss."""
+    def __init__(self, input_shape, *, class_weights: Sequence[float] = (), **kwargs):
+        """
+        Args:
+            class_weights: what regions of each class count, beside what the weighter says.
+            input_shape, kwargs: FastRCNNOutputLayers' arguments.
+
+        Raises:
+            UserError: the loss is sigmoid or federated, or the number of ``class_weights`` wrong.
+        """
         super().__init__(input_shape, **kwargs)
         if getattr(self, "use_sigmoid_ce", False):
             raise UserError(
@@ -34,8 +44,21 @@ class SWNFastRCNNOutputLayers(FastRCNNOutputLayers):
                 "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE and USE_FED_LOSS to False."
             )
 
+        self.register_buffer(
+            "class_weights", class_weights_tensor(class_weights, self.num_classes), persistent=False
+        )
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        ret = super().from_config(cfg, input_shape)
+        ret["class_weights"] = cfg.MODEL.SAMPLE_WEIGHTER.CLASS_WEIGHTS
+        return ret
+
     def sample_losses(
-        self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
+        self,
+        predictions: tuple[Tensor, Tensor],
+        proposals: list[Instances],
+        targets: list[Instances] | None = None,
     ) -> tuple[SampleLosses, SampleStatistics]:
         """Losses and statistics of the R regions of a batch, in float32. The losses contain
         Detectron2's ``loss_weight``, so that SWN sees what a sample really contributes.
@@ -45,6 +68,8 @@ class SWNFastRCNNOutputLayers(FastRCNNOutputLayers):
                 or (R, 4) for class-agnostic regression.
             proposals: the sampled proposals with ``proposal_boxes``, ``gt_classes`` and, where
                 the image has ground truth, ``gt_boxes``.
+            targets: the objects of each image, for what has to do with single objects: weights
+                from the data, and some weighters.
         """
         scores, deltas = (prediction.float() for prediction in predictions)
         if proposals:
@@ -62,22 +87,42 @@ class SWNFastRCNNOutputLayers(FastRCNNOutputLayers):
         is_foreground = (gt_classes >= 0) & (gt_classes < self.num_classes)
         foreground = is_foreground.nonzero().squeeze(1)
         fg_classes = gt_classes[foreground]
-        fg_deltas = deltas[foreground]
-        if deltas.shape[1] != 4:  # class-specific regression
-            fg_deltas = fg_deltas.view(-1, self.num_classes, 4)[
-                torch.arange(len(foreground), device=deltas.device), fg_classes
-            ]
-        fg_prob = F.softmax(scores.detach()[foreground], dim=1).gather(1, fg_classes[:, None])
+        cross_entropy = F.cross_entropy(scores, gt_classes, reduction="none")
+        class_probs = F.softmax(scores.detach(), dim=1)[:, : self.num_classes]
+        fg_prob = class_probs[foreground].gather(1, fg_classes[:, None])
+
+        def likeliest_boxes() -> Tensor:
+            classes = torch.where(is_foreground, gt_classes, class_probs.argmax(dim=1))
+            of_classes = self._deltas_of(deltas.detach(), classes)
+            return self.box2box_transform.apply_deltas(of_classes, boxes)
+
         return gather_samples(
             self,
-            cls_loss=F.cross_entropy(scores, gt_classes, reduction="none")
-            * self.loss_weight.get("loss_cls", 1.0),
+            cls_loss=cross_entropy * self.loss_weight.get("loss_cls", 1.0),
+            gt_classes=gt_classes,
+            images=lambda: torch.cat(
+                [torch.full_like(p.gt_classes, i) for i, p in enumerate(proposals)]
+            ),
             is_foreground=is_foreground,
             foreground=foreground,
             fg_prob=fg_prob.squeeze(1),
-            fg_deltas=fg_deltas,
+            fg_deltas=self._deltas_of(deltas[foreground], fg_classes),
             fg_boxes=boxes[foreground],
             fg_gt_boxes=gt_boxes[foreground],
             normalizer=max(len(gt_classes), 1),  # as in Detectron2, for both losses
+            targets=targets,
+            class_weights=self.class_weights,
+            details={
+                "true_prob": lambda: torch.exp(-cross_entropy),
+                "pred_boxes": likeliest_boxes,
+                "pred_score": lambda: class_probs.amax(dim=1),
+            },
             box_loss_weight=self.loss_weight.get("loss_box_reg", 1.0),
         )
+
+    def _deltas_of(self, deltas: Tensor, classes: Tensor) -> Tensor:
+        """(R, 4) of the (R, K * 4) deltas those of each region's class."""
+        if deltas.shape[1] == 4:  # class-agnostic regression
+            return deltas
+        of_class = deltas.view(len(deltas), self.num_classes, 4)
+        return of_class[torch.arange(len(deltas), device=deltas.device), classes]

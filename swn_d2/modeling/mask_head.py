@@ -10,14 +10,13 @@ from torch.nn import functional as F
 __all__ = ["has_sample_losses", "sample_mask_losses"]
 
 
-def has_sample_losses(mask_head: nn.Module, mask_pooler: nn.Module | None) -> bool:
+def has_sample_losses(mask_head: nn.Module) -> bool:
     """Whether the loss of the head is Mask R-CNN's, a mean over regions and pixels.
 
-    That of a head with a ``forward`` or a pooler of its own, like PointRend's, is not known here.
+    That of a head with a ``forward`` of its own, like PointRend's, is not known here.
     """
     return (
         isinstance(mask_head, BaseMaskRCNNHead)
-        and mask_pooler is not None
         and type(mask_head).forward is BaseMaskRCNNHead.forward
     )
 

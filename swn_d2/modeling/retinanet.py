@@ -1,9 +1,11 @@
 """RetinaNet with a weight for every anchor."""
 
+from collections.abc import Sequence
+
 import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, RetinaNet
-from detectron2.structures import Boxes
+from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage
 from fvcore.nn import sigmoid_focal_loss_jit
 from torch import Tensor
@@ -11,6 +13,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..weighting import SWN, SampleLosses, SampleStatistics, SampleWeighter
 from .build import build_weighter, warn_of_l1
+from .objects import class_weights_tensor
 from .samples import gather_samples
 from .weighted_losses import weighted_losses
 
@@ -31,17 +34,31 @@ class SWNRetinaNet(RetinaNet):
     """
 
     @configurable
-    def __init__(self, *, sample_weighter: SampleWeighter, **kwargs):
+    def __init__(
+        self, *, sample_weighter: SampleWeighter, class_weights: Sequence[float] = (), **kwargs
+    ):
         """
         Args:
             sample_weighter: gives the weights.
+            class_weights: what anchors of each class count, beside what the weighter says.
             kwargs: RetinaNet's arguments.
 
         Raises:
-            UserError: the regulariser is to be divided like the loss.
+            UserError: the weighter is not for dense detectors, its regulariser is to be divided
+                like the loss, or the number of ``class_weights`` is wrong.
         """
         super().__init__(**kwargs)
+        if not sample_weighter.for_dense_detectors:
+            raise UserError(
+                f"MODEL.SAMPLE_WEIGHTER.NAME is {type(sample_weighter).__name__}, which weights "
+                "the regions of an R-CNN, not every anchor of a RetinaNet; choose another one."
+            )
         self.sample_weighter = sample_weighter
+        self.register_buffer(
+            "class_weights", class_weights_tensor(class_weights, self.num_classes), persistent=False
+        )
+        # The objects of the batch: Detectron2 does not hand them on to where the losses are.
+        self._targets: list[Instances] | None = None
         warn_of_l1(sample_weighter, self)
         if isinstance(sample_weighter, SWN) and sample_weighter.regularizer_divisor == "loss":
             raise UserError(
@@ -56,7 +73,12 @@ class SWNRetinaNet(RetinaNet):
         ret["sample_weighter"] = build_weighter(
             cfg, box_loss_type=cfg.MODEL.RETINANET.BBOX_REG_LOSS_TYPE, has_mask=False
         )
+        ret["class_weights"] = cfg.MODEL.SAMPLE_WEIGHTER.CLASS_WEIGHTS
         return ret
+
+    def label_anchors(self, anchors, gt_instances):
+        self._targets = gt_instances
+        return super().label_anchors(anchors, gt_instances)
 
     def losses(self, anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes):
         """Arguments and keys as RetinaNet's, and the weighter's regularisers."""
@@ -103,16 +125,40 @@ class SWNRetinaNet(RetinaNet):
             reduction="none",
         )
 
+        def images() -> Tensor:
+            return samples // len(anchors)
+
+        def true_prob() -> Tensor:
+            prob = logits.sigmoid()
+            negative = 1 - prob.amax(dim=1)
+            positive = prob[foreground, fg_classes]
+            return negative.index_copy(0, foreground, positive)
+
+        def likeliest_boxes() -> Tensor:
+            return self.box2box_transform.apply_deltas(
+                deltas.detach()[samples].float(), anchors[samples % len(anchors)]
+            )
+
+        deltas = torch.cat(pred_anchor_deltas, dim=1).flatten(0, 1)
         return gather_samples(
             self,
             cls_loss=focal.sum(dim=1),
+            gt_classes=labels,
+            images=images,
             is_foreground=is_foreground,
             foreground=foreground,
             fg_prob=logits.detach()[foreground, fg_classes].sigmoid(),
-            fg_deltas=torch.cat(pred_anchor_deltas, dim=1).flatten(0, 1)[positives].float(),
+            fg_deltas=deltas[positives].float(),
             fg_boxes=anchors[positives % len(anchors)],
             fg_gt_boxes=torch.cat(gt_boxes)[positives],
             normalizer=self._update_normalizer(len(foreground), len(gt_labels)),
+            targets=self._targets,
+            class_weights=self.class_weights,
+            details={
+                "true_prob": true_prob,
+                "pred_boxes": likeliest_boxes,
+                "pred_score": lambda: logits.detach().sigmoid().amax(dim=1),
+            },
         )
 
     def _update_normalizer(self, num_positives: int, num_images: int) -> float:

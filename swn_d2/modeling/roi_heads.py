@@ -26,18 +26,24 @@ from .weighted_losses import weighted_losses
 __all__ = ["SWNCascadeROIHeads", "SWNROIHeads"]
 
 
-class _MaskSamples:
-    """For heads derived from StandardROIHeads: the mask loss as a statistic of every region.
+class _Samples:
+    """What heads derived from StandardROIHeads need for the statistics of their regions.
 
     One network weights boxes and masks (Sec. 3.4), so both branches run before the weighter.
     """
 
     mask_on: bool
     num_classes: int
+    # The objects of the batch: Detectron2 does not hand them on to where the losses are.
+    _targets: list[Instances] | None = None
+
+    def label_and_sample_proposals(self, proposals: list[Instances], targets: list[Instances]):
+        self._targets = targets
+        return super().label_and_sample_proposals(proposals, targets)
 
     @property
     def weights_masks(self) -> bool:
-        return self.mask_on and has_sample_losses(self.mask_head, self.mask_pooler)
+        return self.mask_on and has_sample_losses(self.mask_head)
 
     def _forward_mask(self, features: dict[str, Tensor], instances: list[Instances]):
         if self.training and self.weights_masks:
@@ -65,13 +71,13 @@ class _MaskSamples:
         )
         normalizers = {**losses.normalizers, "mask": max(len(of_positives), 1)}
         return (
-            replace(losses, mask=mask, normalizers=normalizers),
+            replace(losses, mask=mask * statistics.detail("given_weight"), normalizers=normalizers),
             replace(statistics, mask_loss=mask, normalizers=normalizers),
         )
 
 
 @ROI_HEADS_REGISTRY.register()
-class SWNROIHeads(_MaskSamples, StandardROIHeads):
+class SWNROIHeads(_Samples, StandardROIHeads):
     """Detectron2's ROI heads with a sample weighter between the heads and their losses: Faster
     R-CNN, and Mask R-CNN where ``MODEL.MASK_ON``. A keypoint loss keeps weight 1, and so does that
     of a mask head which is not Mask R-CNN's.
@@ -116,7 +122,7 @@ class SWNROIHeads(_MaskSamples, StandardROIHeads):
             [p.proposal_boxes for p in proposals],
         )
         predictions = self.box_predictor(self.box_head(box_features))
-        losses, statistics = self.box_predictor.sample_losses(predictions, proposals)
+        losses, statistics = self.box_predictor.sample_losses(predictions, proposals, self._targets)
         if self.train_on_pred_boxes:
             with torch.no_grad():
                 boxes = self.box_predictor.predict_boxes_for_gt_classes(predictions, proposals)
@@ -127,7 +133,7 @@ class SWNROIHeads(_MaskSamples, StandardROIHeads):
 
 
 @ROI_HEADS_REGISTRY.register()
-class SWNCascadeROIHeads(_MaskSamples, CascadeROIHeads):
+class SWNCascadeROIHeads(_Samples, CascadeROIHeads):
     """Detectron2's Cascade R-CNN heads with one sample weighter per stage, which sees and weights
     the regions of its stage. (The paper has no cascade.)
 
@@ -184,7 +190,7 @@ class SWNCascadeROIHeads(_MaskSamples, CascadeROIHeads):
         for stage, predictor in enumerate(self.box_predictor):
             predictions = self._run_stage(pyramid, proposals, stage)
             with get_event_storage().name_scope(f"stage{stage}"):
-                losses, statistics = predictor.sample_losses(predictions, proposals)
+                losses, statistics = predictor.sample_losses(predictions, proposals, self._targets)
             if stage == 0:
                 losses, statistics = self._with_masks(losses, statistics, features, proposals)
             with get_event_storage().name_scope(f"stage{stage}"):
@@ -216,7 +222,7 @@ def _with_sample_losses(cfg, box_head, predictor) -> SWNFastRCNNOutputLayers:
 
 def _has_mask_losses(heads: dict) -> bool:
     """Whether the heads, arguments for a constructor, have masks that can be weighted."""
-    return "mask_head" in heads and has_sample_losses(heads["mask_head"], heads["mask_pooler"])
+    return "mask_head" in heads and has_sample_losses(heads["mask_head"])
 
 
 def _warn_of_weight_1(heads: StandardROIHeads) -> None:

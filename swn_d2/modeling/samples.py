@@ -1,12 +1,17 @@
 """The part of a detector's losses and statistics that all detectors have in common."""
 
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
 from detectron2.modeling import RetinaNet
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
+from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
 from ..weighting import SampleLosses, SampleStatistics
 from .box_losses import iou_of_predictions, unreduced_box_loss
+from .objects import match_objects, object_weights
 
 __all__ = ["gather_samples"]
 
@@ -15,6 +20,8 @@ def gather_samples(
     detector: FastRCNNOutputLayers | RetinaNet,
     *,
     cls_loss: Tensor,
+    gt_classes: Tensor,
+    images: Callable[[], Tensor],
     is_foreground: Tensor,
     foreground: Tensor,
     fg_prob: Tensor,
@@ -22,6 +29,9 @@ def gather_samples(
     fg_boxes: Tensor,
     fg_gt_boxes: Tensor,
     normalizer: float,
+    targets: Sequence[Instances] | None,
+    class_weights: Tensor,
+    details: Mapping[str, Callable[[], Tensor]],
     box_loss_weight: float = 1.0,
 ) -> tuple[SampleLosses, SampleStatistics]:
     """The losses and statistics of R samples, F of them positive.
@@ -29,6 +39,8 @@ def gather_samples(
     Args:
         detector: says how boxes are encoded and which box loss is used.
         cls_loss: (R,) classification losses.
+        gt_classes: (R,) classes, the number of classes for negatives.
+        images: computes (R,) the image in the batch that each sample is of.
         is_foreground: (R,) bool, the positives.
         foreground: (F,) their indices.
         fg_prob: (F,) probability of the true class.
@@ -36,7 +48,14 @@ def gather_samples(
         fg_boxes, fg_gt_boxes: (F, 4) the boxes that the deltas apply to and their ground truth,
             XYXY in pixels.
         normalizer: what the detector divides both losses by.
+        targets: the objects of each image, if they are known.
+        class_weights: (K,) what positives of each class count, or (0,).
+        details: what the detector adds to :meth:`SampleStatistics.detail`.
         box_loss_weight: the detector's own factor of the box loss.
+
+    Returns:
+        The losses contain the weights that the data give the samples, the statistics do not: a
+        weighter judges samples by what the detector makes of them.
     """
     fg_box_loss = unreduced_box_loss(
         fg_deltas,
@@ -60,6 +79,24 @@ def gather_samples(
         box=scatter(fg_box_loss) * box_loss_weight,
         normalizers={"cls": normalizer, "box": normalizer},
     )
+    details = {"image": images, "gt_class": lambda: gt_classes, **details}
+    given_weight = None
+    if targets is not None:
+
+        def objects() -> Tensor:
+            of_positives = match_objects(
+                images()[foreground], gt_classes[foreground], fg_gt_boxes, targets
+            )
+            return torch.full_like(gt_classes, -1).index_copy(0, foreground, of_positives)
+
+        details["object"] = objects
+        weights = object_weights(targets, class_weights)
+        if weights is not None:
+            given_weight = torch.ones_like(losses.cls)
+            given_weight[foreground] = weights[objects()[foreground]]
+    details["given_weight"] = lambda: (
+        torch.ones_like(losses.cls) if given_weight is None else given_weight
+    )
     statistics = SampleStatistics.of(
         losses,
         iou=scatter(fg_iou),
@@ -67,5 +104,6 @@ def gather_samples(
         is_foreground=is_foreground,
         iteration=get_event_storage().iter,
         foreground=foreground,
+        details=details,
     )
-    return losses, statistics
+    return losses if given_weight is None else losses.scaled(given_weight), statistics

@@ -4,10 +4,13 @@ Shapes: ``R`` samples (regions of an R-CNN, non-ignored anchors of a dense detec
 batch on one device; ``D`` columns of the box loss: 4 for a loss per coordinate, 1 for an IoU loss.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+
+from ..errors import UserError
 
 __all__ = ["TASKS", "SampleLosses", "SampleStatistics", "SampleWeights"]
 
@@ -37,15 +40,25 @@ class SampleLosses:
 
     def weighted(self, weights: "SampleWeights") -> dict[str, Tensor]:
         """The losses of Eq. 2, reduced: task -> ``sum_i w_i L_i / N``, a 0-d tensor."""
-        per_sample = {"cls": self.cls, "box": self.box.sum(dim=1), "mask": self.mask}
         reduced = {}
-        for task, loss in per_sample.items():
+        for task in TASKS:
+            loss, weight = getattr(self, task), getattr(weights, task)
             if loss is None:
                 continue
-            weight = getattr(weights, task)
+            if task == "box" and (weight is None or weight.dim() == 1):
+                loss = loss.sum(dim=1)
             loss = loss if weight is None else weight * loss
             reduced[task] = loss.sum() / self.normalizers[task]
         return reduced
+
+    def scaled(self, factor: Tensor) -> "SampleLosses":
+        """A copy whose losses are multiplied by ``factor`` (R,), a weight from the data."""
+        return replace(
+            self,
+            cls=self.cls * factor,
+            box=self.box * factor[:, None],
+            mask=None if self.mask is None else self.mask * factor,
+        )
 
 
 @dataclass
@@ -63,6 +76,8 @@ class SampleStatistics:
         iteration: the training iteration, counted from 0, that the samples belong to.
         foreground: (F,) indices of the positives; found from ``is_foreground`` if they are not
             given, for which a GPU makes the host wait.
+        details: what only some weighters look at, name -> a function that computes it; see
+            :meth:`detail`.
     """
 
     cls_loss: Tensor
@@ -74,6 +89,7 @@ class SampleStatistics:
     mask_loss: Tensor | None = None
     iteration: int = 0
     foreground: Tensor | None = None
+    details: Mapping[str, Callable[[], Tensor]] = field(default_factory=dict)
 
     def __post_init__(self):
         num_samples = len(self.cls_loss)
@@ -101,6 +117,7 @@ class SampleStatistics:
         is_foreground: Tensor,
         iteration: int = 0,
         foreground: Tensor | None = None,
+        details: Mapping[str, Callable[[], Tensor]] | None = None,
     ) -> "SampleStatistics":
         """The statistics that belong to ``losses``; the other arguments as the attributes."""
         return cls(
@@ -113,6 +130,7 @@ class SampleStatistics:
             mask_loss=losses.mask,
             iteration=iteration,
             foreground=foreground,
+            details=details or {},
         )
 
     def __len__(self) -> int:
@@ -121,6 +139,32 @@ class SampleStatistics:
     def loss(self, task: str) -> Tensor:
         """(R,) the loss of ``task``, summed over the columns of the box loss."""
         return self.box_loss.sum(dim=1) if task == "box" else getattr(self, f"{task}_loss")
+
+    def detail(self, name: str) -> Tensor:
+        """One of these, computed when it is asked for. Detached unless it says otherwise.
+
+        - ``image``: (R,) long, the sample's image in the batch;
+        - ``gt_class``: (R,) long, its class, the number of classes for negatives;
+        - ``object``: (R,) long, its object among all objects of the batch, -1 for negatives;
+        - ``true_prob``: (R,) with its graph, the probability of the true class, for negatives
+          that of the background;
+        - ``pred_boxes``: (R, 4) the predicted box, XYXY in pixels, of the true class, for
+          negatives of the likeliest;
+        - ``pred_score``: (R,) the largest probability of a class that is not background;
+        - ``given_weight``: (R,) the weight that the data give the sample. The detector applies
+          it; it is here for losses that a weighter adds;
+        - ``log_variance``: (R, D) with its graph, the predicted log sigma^2 of the box's
+          coordinates, 0 for negatives.
+
+        Raises:
+            UserError: the detector does not have it.
+        """
+        if name not in self.details:
+            raise UserError(
+                f"the sample weighter needs the {name} of the samples, which this detector does "
+                "not have; choose another MODEL.SAMPLE_WEIGHTER.NAME."
+            )
+        return self.details[name]()
 
     def finite(self) -> "SampleStatistics":
         """A copy in which NaN and negative values are 0 and large ones are bounded.
@@ -148,11 +192,14 @@ class SampleWeights:
 
     Attributes:
         cls: (R,) weight of each sample in the classification loss.
-        box: (R,) weight in the box loss; without effect on negatives, whose box loss is 0.
+        box: (R,) weight in the box loss, or (R, D) for each of its columns; without effect on
+            negatives, whose box loss is 0.
         mask: (R,) weight in the mask loss, if there is one; without effect on negatives.
         regularizers: loss name -> 0-d tensor to be added to the detector's losses.
         learned: task -> (R,) the weights as a network predicted them, detached, for the log;
             empty where they are the ones above, or nothing is learned.
+
+    Weights may carry a graph: the weighted losses are then differentiated through them, too.
     """
 
     cls: Tensor | None = None

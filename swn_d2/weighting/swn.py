@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from .checks import check, check_choice
 from .network import SampleWeightingNetwork
 from .objective import (
     average_per_group,
@@ -87,19 +88,19 @@ class SWN(SampleWeighter):
                 weight at 1.
         """
         super().__init__()
-        _check("MODEL.SWN.EXPONENT", exponent, exponent > 0, "greater than 0")
-        _check("MODEL.SWN.CLAMP", clamp, clamp > 0, "greater than 0")
-        _check("MODEL.SWN.STRENGTH", strength, 0 <= strength <= 1, "between 0 and 1")
-        _check("MODEL.SWN.EASE_IN", ease_in, 0 <= ease_in[0] <= ease_in[1], "0 <= start <= end")
+        check("MODEL.SWN.EXPONENT", exponent, exponent > 0, "greater than 0")
+        check("MODEL.SWN.CLAMP", clamp, clamp > 0, "greater than 0")
+        check("MODEL.SWN.STRENGTH", strength, 0 <= strength <= 1, "between 0 and 1")
+        check("MODEL.SWN.EASE_IN", ease_in, 0 <= ease_in[0] <= ease_in[1], "0 <= start <= end")
         for task, value in lambdas.items():
-            _check(f"MODEL.SWN.LAMBDA_{task.upper()}", value, value >= 0, "at least 0")
-        _check_choice("MODEL.SWN.BOX_LOSS_FEATURE", box_loss_feature, ("columns", "sum"))
-        _check_choice("MODEL.SWN.HEADS", heads, ("separate", "shared"))
-        _check_choice("MODEL.SWN.INIT", init, ("normal", "zero_output"))
-        _check_choice("MODEL.SWN.CLS_AVERAGING", cls_averaging, ("per_group", "all", "none"))
-        _check_choice("MODEL.SWN.REGULARIZER_DIVISOR", regularizer_divisor, ("group", "loss"))
+            check(f"MODEL.SWN.LAMBDA_{task.upper()}", value, value >= 0, "at least 0")
+        check_choice("MODEL.SWN.BOX_LOSS_FEATURE", box_loss_feature, ("columns", "sum"))
+        check_choice("MODEL.SWN.HEADS", heads, ("separate", "shared"))
+        check_choice("MODEL.SWN.INIT", init, ("normal", "zero_output"))
+        check_choice("MODEL.SWN.CLS_AVERAGING", cls_averaging, ("per_group", "all", "none"))
+        check_choice("MODEL.SWN.REGULARIZER_DIVISOR", regularizer_divisor, ("group", "loss"))
         for task in tasks:
-            _check_choice("MODEL.SWN.TASKS", task, TASKS)
+            check_choice("MODEL.SWN.TASKS", task, TASKS)
         if relative and "cls" in tasks and cls_averaging != "none":
             raise UserError(
                 f"MODEL.SWN.CLS_AVERAGING is {cls_averaging!r}, and averaged weights are 1 "
@@ -112,7 +113,7 @@ class SWN(SampleWeighter):
             )
         self.tasks = tuple(t for t in TASKS if t in tasks and (has_mask or t != "mask"))
         offered = ", ".join(task for task in TASKS if has_mask or task != "mask")
-        _check("MODEL.SWN.TASKS", list(tasks), bool(self.tasks), f"at least one of {offered}")
+        check("MODEL.SWN.TASKS", list(tasks), bool(self.tasks), f"at least one of {offered}")
 
         self.lambdas = dict(lambdas)
         self.exponent = exponent
@@ -134,7 +135,7 @@ class SWN(SampleWeighter):
     def from_config(cls, cfg, *, box_loss_dim: int, has_mask: bool) -> dict[str, Any]:
         swn = cfg.MODEL.SWN
         ease_in = swn.EASE_IN
-        _check(
+        check(
             "MODEL.SWN.EASE_IN",
             ease_in,
             len(ease_in) == 2
@@ -173,7 +174,7 @@ class SWN(SampleWeighter):
         amount = self._amount(statistics.iteration)
         for task, m in self.network(statistics).items():
             groups = self._groups(task, statistics.is_foreground)
-            normalizer = statistics.normalizers[task]
+            losses, normalizer = statistics.loss(task), statistics.normalizers[task]
             if self.regularizer_divisor == "group":
                 divisors = [group.sum().clamp(min=1) for group in groups]
             else:
@@ -183,19 +184,20 @@ class SWN(SampleWeighter):
             if task == "cls" and self.cls_averaging != "none":
                 m = average_per_group(m, groups)
             w = torch.exp(-self.exponent * m)
-            result.regularizers[f"loss_swn_{task}"] = self.lambdas[task] * regularizer(
-                m, groups, divisors
-            )
-
             seen, trained = w.detach(), w
             if self.relative:
                 seen, trained = self._relative(
-                    w, statistics.loss(task), groups, divisors, normalizer, self.lambdas[task]
+                    w, losses, groups, divisors, normalizer, self.lambdas[task]
                 )
-            seen = 1 + amount * (seen - 1)
-            # The value is what the detector sees, the gradient what trains the network: L_i is
-            # multiplied by the one and its value, as the gradient's factor, by the other.
-            setattr(result, task, seen + (trained - trained.detach()))
+            setattr(result, task, 1 + amount * (seen - 1))
+            # The first term of Eq. 9 is already among the detector's losses, with the weights that
+            # the detector sees; here it has only the gradient, which trains the network.
+            objective = (trained * losses).sum() / normalizer
+            result.regularizers[f"loss_swn_{task}"] = (
+                self.lambdas[task] * regularizer(m, groups, divisors)
+                + objective
+                - objective.detach()
+            )
             result.learned[task] = w.detach()
         return result
 
@@ -237,13 +239,3 @@ class SWN(SampleWeighter):
         start, end = self.ease_in
         risen = (iteration + 1 - start) / max(end - start, 1)
         return self.strength * min(max(risen, 0.0), 1.0)
-
-
-def _check(key: str, value, is_valid: bool, rule: str) -> None:
-    if not is_valid:
-        raise UserError(f"{key} is {value}, but it must be {rule}.")
-
-
-def _check_choice(key: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise UserError(f"{key} has {value!r}, but it must be one of: {', '.join(choices)}.")

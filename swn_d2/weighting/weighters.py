@@ -4,7 +4,8 @@ A weighter is the choice of ``s_i`` in Eq. 2 of the paper. Another way of weight
 module in this folder with one registered class, and a config that names it.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from fvcore.common.registry import Registry
 from torch import nn
@@ -25,7 +26,15 @@ class SampleWeighter(nn.Module):
 
     Its parameters, if it has any, are trained by the weighter's own optimiser
     (``SOLVER.SWN``), the detector's by the detector's.
+
+    Attributes:
+        KEYS: config key -> its default. The keys stand in ``MODEL.SAMPLE_WEIGHTER.<CLASS NAME>``,
+            all in capitals, and reach the constructor as keyword arguments in lower case.
+        for_dense_detectors: whether the weighter makes sense where every anchor is a sample.
     """
+
+    KEYS: ClassVar[Mapping[str, Any]] = {}
+    for_dense_detectors: ClassVar[bool] = True
 
     @classmethod
     def from_config(cls, cfg, *, box_loss_dim: int, has_mask: bool) -> dict[str, Any]:
@@ -36,7 +45,9 @@ class SampleWeighter(nn.Module):
             box_loss_dim: columns of the detector's unreduced box loss.
             has_mask: whether the detector has a mask loss.
         """
-        return {}
+        return {
+            key.lower(): cfg.MODEL.SAMPLE_WEIGHTER[cls.__name__.upper()][key] for key in cls.KEYS
+        }
 
     def forward(self, statistics: SampleStatistics) -> SampleWeights:
         raise NotImplementedError

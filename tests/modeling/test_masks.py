@@ -55,9 +55,9 @@ def test_statistics():
     heads.sample_weighter.register_forward_hook(lambda m, i, out: seen.update(statistics=i[0]))
     box_samples = heads.box_predictor.sample_losses
 
-    def spy(predictions, proposals):
+    def spy(predictions, proposals, targets):
         seen["proposals"] = proposals
-        return box_samples(predictions, proposals)
+        return box_samples(predictions, proposals, targets)
 
     heads.box_predictor.sample_losses = spy
     losses = training_losses(model, [*batch(), *empty_batch()])

@@ -39,7 +39,8 @@ def test_statistics():
     model = tiny_model(tiny_config(**READING))
     with torch.no_grad():
         model.head.bbox_pred.weight.mul_(30)  # far enough from 0 for boxes to move
-    seen = gathered(model, batch_with_empty_image())
+    # The positives are in the second image.
+    seen = gathered(model, [*empty_batch(), *batch()])
     statistics, row = seen["statistics"], 0
     assert statistics.is_foreground.any() and not statistics.is_foreground.all()
     for image, labels in enumerate(seen["labels"]):

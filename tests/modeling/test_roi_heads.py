@@ -61,9 +61,9 @@ def test_statistics():
     seen = {}
     sample_losses = predictor.sample_losses
 
-    def spy(predictions, proposals):
+    def spy(predictions, proposals, targets):
         seen.update(predictions=predictions, proposals=proposals)
-        seen["losses"], seen["statistics"] = sample_losses(predictions, proposals)
+        seen["losses"], seen["statistics"] = sample_losses(predictions, proposals, targets)
         return seen["losses"], seen["statistics"]
 
     predictor.sample_losses = spy
