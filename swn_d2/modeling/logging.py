@@ -18,7 +18,7 @@ LOG_PERIOD = 20
 def log_sample_weights(statistics: SampleStatistics, weights: SampleWeights) -> None:
     """Mean and standard deviation of the weights that the losses are multiplied by: of positives
     (``weights/cls_fg_mean``, ...) and negatives (``cls_bg``) in the classification loss, of
-    positives in the others; and, as ``swn/cls_fg_mean``, ..., of the weights as they were learned.
+    positives in the others, there the mean over the columns of the box loss; and, as ``swn/cls_fg_mean``, ..., of the weights as they were learned.
     A task whose samples all have weight 1 is left out. Only the main process's samples are
     looked at, since that is where Detectron2 writes.
     """
@@ -32,6 +32,8 @@ def log_sample_weights(statistics: SampleStatistics, weights: SampleWeights) -> 
         for task, values in by_task.items():
             if values is None:
                 continue
+            if values.dim() == 2:  # a weight for each column of the box loss
+                values = values.mean(dim=1)
             groups = {task: is_foreground}
             if task == "cls":
                 groups = {"cls_fg": is_foreground, "cls_bg": ~is_foreground}

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from swn_d2.errors import UserError
 from swn_d2.weighting import SampleStatistics, SampleWeights, Uniform
 from swn_d2.weighting.objective import group_mean, group_std
 
@@ -35,6 +36,20 @@ def test_wrong_shapes_are_named(changes):
         statistics_with(**changes)
 
 
+def test_details_are_computed_when_they_are_asked_for():
+    asked = []
+
+    def image():
+        asked.append("image")
+        return torch.zeros(3, dtype=torch.long)
+
+    statistics = statistics_with(details={"image": image}).finite()
+    assert not asked
+    assert statistics.detail("image").tolist() == [0, 0, 0]
+    with pytest.raises(UserError, match="the object of the samples"):
+        statistics.detail("object")
+
+
 def test_length():
     assert len(statistics_with()) == 3
 
@@ -51,6 +66,27 @@ def test_weighted_losses_are_eq_2():
     assert weighted["cls"].item() == pytest.approx((cls[0] + 2 * cls[1] + 3 * cls[2]) / 3)
     assert weighted["box"].item() == pytest.approx((4 * box[0] + 5 * box[1]) / 3)
     assert weighted["mask"].item() == pytest.approx((7 * mask[0] + 8 * mask[1]) / 2)
+
+
+def test_a_weight_for_every_column_of_the_box_loss():
+    losses, _ = make_samples([True, False, True], box_loss_dim=2)
+    weights = SampleWeights(box=torch.tensor([[1.0, 2.0], [9.0, 9.0], [3.0, 4.0]]))
+    (a, b), _, (c, d) = losses.box.tolist()
+    expected = (a + 2 * b + 3 * c + 4 * d) / 3
+    assert losses.weighted(weights)["box"].item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("has_mask", [False, True])
+def test_scaled_losses_are_those_of_every_task(has_mask):
+    losses, _ = make_samples([True, True, False], has_mask=has_mask)
+    factor = torch.tensor([2.0, 0.0, 3.0])
+    scaled = losses.scaled(factor)
+    assert scaled.cls.tolist() == (losses.cls * factor).tolist()
+    assert scaled.box.tolist() == [[2 * x for x in losses.box[0].tolist()], [0.0] * 4, [0.0] * 4]
+    if has_mask:
+        assert scaled.mask.tolist() == (losses.mask * factor).tolist()
+    assert (scaled.mask is not None) == has_mask
+    assert scaled.normalizers == losses.normalizers
 
 
 @pytest.mark.parametrize("has_mask", [False, True])

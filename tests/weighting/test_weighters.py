@@ -8,7 +8,13 @@ from detectron2.config import get_cfg
 
 from swn_d2 import add_swn_config
 from swn_d2.errors import UserError
-from swn_d2.weighting import SWN, Uniform, build_sample_weighter
+from swn_d2.weighting import (
+    SAMPLE_WEIGHTER_REGISTRY,
+    SWN,
+    SampleWeighter,
+    Uniform,
+    build_sample_weighter,
+)
 
 from .conftest import make_samples
 
@@ -53,6 +59,26 @@ def test_every_key_reaches_the_weighter():
     assert list(network.heads) == ["shared"]
     assert 0 < network.embeddings["iou"][0].weight.abs().max() < 1e-3
     assert "mask_loss" in network.embeddings
+
+
+def test_a_weighter_declares_its_own_keys():
+    @SAMPLE_WEIGHTER_REGISTRY.register()
+    class WithKeys(SampleWeighter):
+        KEYS = {"POWER": 2.0, "NAMES": ["a"]}
+
+        def __init__(self, *, power, names):
+            super().__init__()
+            self.power, self.names = power, names
+
+    try:
+        cfg = config()
+        cfg.merge_from_list(["MODEL.SAMPLE_WEIGHTER.WITHKEYS.POWER", 3.0])
+        cfg.MODEL.SAMPLE_WEIGHTER.NAME = "WithKeys"
+        weighter = build_sample_weighter(cfg, box_loss_dim=4, has_mask=False)
+        assert (weighter.power, weighter.names) == (3.0, ["a"])
+        assert WithKeys.KEYS["POWER"] == 2.0
+    finally:
+        SAMPLE_WEIGHTER_REGISTRY._obj_map.pop("WithKeys")
 
 
 def test_the_example_in_the_docs_is_a_weighter():
