@@ -35,7 +35,7 @@ def test_the_config_chooses_the_weighter():
 def test_an_unknown_weighter_is_told_the_known_ones():
     cfg = config()
     cfg.MODEL.SAMPLE_WEIGHTER.NAME = "OHME"
-    with pytest.raises(UserError, match="'OHME'.*SWN, Uniform"):
+    with pytest.raises(UserError, match="'OHME'.*OHEM.*SWN.*Uniform"):
         build_sample_weighter(cfg, box_loss_dim=4, has_mask=False)
 
 
