@@ -11,6 +11,7 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from .errors import UserError
+from .weighting import SAMPLE_WEIGHTER_REGISTRY
 
 __all__ = ["add_swn_config", "load_config"]
 
@@ -20,6 +21,13 @@ def add_swn_config(cfg: CfgNode) -> None:
     cfg.MODEL.SAMPLE_WEIGHTER = CfgNode()
     # How samples are weighted: a name of SAMPLE_WEIGHTER_REGISTRY.
     cfg.MODEL.SAMPLE_WEIGHTER.NAME = "SWN"
+    # A factor of the weights of each class's objects, in the order of the data set's classes;
+    # empty for none. The background has 1.
+    cfg.MODEL.SAMPLE_WEIGHTER.CLASS_WEIGHTS = []
+    # The weighters' own keys, which their classes declare.
+    for name, weighter in SAMPLE_WEIGHTER_REGISTRY:
+        if weighter.KEYS:
+            cfg.MODEL.SAMPLE_WEIGHTER[name.upper()] = CfgNode(dict(weighter.KEYS))
 
     cfg.MODEL.SWN = swn = CfgNode()
     # The tasks whose samples are weighted, out of "cls", "box" and "mask"; a task that the
@@ -52,6 +60,32 @@ def add_swn_config(cfg: CfgNode) -> None:
     swn.STRENGTH = 0.5
     # Shares of SOLVER.MAX_ITER at which a starts to rise from 0 and has risen to STRENGTH.
     swn.EASE_IN = [0.5, 0.75]
+
+    # What becomes of detections that overlap.
+    cfg.MODEL.NMS = nms = CfgNode()
+    # "hard", Detectron2's own; "linear" or "gaussian", Soft-NMS; "iou_guided", IoU-Net's.
+    nms.METHOD = "hard"
+    # Sigma of Gaussian Soft-NMS.
+    nms.SIGMA = 0.5
+    # Soft-NMS drops what falls to this score. SCORE_THRESH_TEST applies before.
+    nms.MIN_SCORE = 0.001
+    # Boxes that are kept become means of those that overlap them; needs LOG_VARIANCE below.
+    nms.VARIANCE_VOTING = False
+    # Sigma_t of the voting.
+    nms.VOTING_SIGMA = 0.02
+
+    # One more layer that predicts the log variance of every coordinate of a box.
+    cfg.MODEL.ROI_BOX_HEAD.LOG_VARIANCE = False
+
+    # IoU-Net's head, which predicts how well a box is placed.
+    cfg.MODEL.IOU_HEAD = iou_head = CfgNode()
+    iou_head.ENABLED = False
+    # Width of its two hidden layers.
+    iou_head.FC_DIM = 1024
+    # Boxes that are made of the ground truth to train it.
+    iou_head.BOXES_PER_IMAGE = 128
+    # Factor of its loss.
+    iou_head.LOSS_WEIGHT = 1.0
 
     # Adam, the weighting network's own optimiser. It follows the detector's schedule.
     cfg.SOLVER.SWN = CfgNode()

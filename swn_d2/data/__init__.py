@@ -10,6 +10,7 @@ from .datasets import (
 )
 from .digit_scenes import make_digit_scenes
 from .mapper import NamingDatasetMapper
+from .sample_weights import keep_sample_weights
 from .voc import register_all_voc, register_voc
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "add_register_coco_argument",
     "check_datasets",
     "digit_scenes_root",
+    "keep_sample_weights",
     "make_digit_scenes",
     "register_all_voc",
     "register_coco",

@@ -1,21 +1,52 @@
-"""Reading images, with an error that names the image."""
+"""Reading images and their annotations, with an error that names the image."""
 
+import torch
 from detectron2.data import DatasetMapper
 
 from ..errors import UserError
+from .sample_weights import SAMPLE_WEIGHT, is_sample_weight
 
 __all__ = ["NamingDatasetMapper"]
 
 
 class NamingDatasetMapper(DatasetMapper):
-    """Detectron2's mapper. Its error says which image can't be used."""
+    """Detectron2's mapper. Its error says which image can't be used.
+
+    In training, where an annotation of an image has a ``sample_weight``, the image's ``instances``
+    have the field ``gt_sample_weight``, (N,) float32: 1 for those whose annotation has none.
+    """
 
     def __call__(self, dataset_dict):
+        annotations = dataset_dict.get("annotations", [])
+        if not self.is_train or not any(SAMPLE_WEIGHT in a for a in annotations):
+            return self._map(dataset_dict)
+        weights = [annotation.get(SAMPLE_WEIGHT, 1.0) for annotation in annotations]
+        for weight in weights:
+            if not is_sample_weight(weight):
+                raise UserError(
+                    f"an annotation of image {_name(dataset_dict)} has the {SAMPLE_WEIGHT} "
+                    f"{weight!r}, but it must be a finite number of at least 0. Correct it, or "
+                    "remove the key."
+                )
+        # Crowd regions, and what a crop cuts off, become no instances. Each annotation's index in
+        # place of its class tells which ones are left.
+        numbered = [{**a, "category_id": index} for index, a in enumerate(annotations)]
+        result = self._map({**dataset_dict, "annotations": numbered})
+        instances = result["instances"]
+        left = instances.gt_classes
+        instances.gt_classes = torch.tensor([int(a["category_id"]) for a in annotations])[left]
+        instances.gt_sample_weight = torch.tensor(weights, dtype=torch.float32)[left]
+        return result
+
+    def _map(self, dataset_dict: dict) -> dict:
         try:
             return super().__call__(dataset_dict)
         except (OSError, ValueError) as error:  # damaged, or not of the size that was promised
             raise UserError(
-                f"cannot use image {dataset_dict['file_name']} (image id "
-                f"{dataset_dict.get('image_id')}): {error}. Repair it, or take it out of the data "
-                "set, and go on with --resume."
+                f"cannot use image {_name(dataset_dict)}: {error}. Repair it, or take it out of "
+                "the data set, and go on with --resume."
             ) from error
+
+
+def _name(dataset_dict: dict) -> str:
+    return f"{dataset_dict['file_name']} (image id {dataset_dict.get('image_id')})"

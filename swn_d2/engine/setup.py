@@ -8,7 +8,9 @@ import torch
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_HEADS_REGISTRY
 
 from ..data import check_datasets
+from ..data.sample_weights import is_sample_weight
 from ..errors import UserError
+from ..modeling.objects import class_weights_tensor
 from ..weighting import build_sample_weighter
 
 __all__ = ["check_run", "choose_device"]
@@ -91,6 +93,20 @@ def _check_values(cfg):
         )
     # What the weighter itself checks, whatever the type of the box loss.
     build_sample_weighter(cfg, box_loss_dim=4, has_mask=cfg.MODEL.MASK_ON)
+    _check_class_weights(cfg)
+
+
+def _check_class_weights(cfg):
+    weights = cfg.MODEL.SAMPLE_WEIGHTER.CLASS_WEIGHTS
+    for weight in weights:
+        if not is_sample_weight(weight):
+            raise UserError(
+                f"MODEL.SAMPLE_WEIGHTER.CLASS_WEIGHTS has {weight!r}, but each weight must be a "
+                "finite number of at least 0."
+            )
+    is_retinanet = "RetinaNet" in cfg.MODEL.META_ARCHITECTURE
+    detector = cfg.MODEL.RETINANET if is_retinanet else cfg.MODEL.ROI_HEADS
+    class_weights_tensor(weights, detector.NUM_CLASSES)
 
 
 def _check_files(cfg, eval_only: bool, resume: bool):

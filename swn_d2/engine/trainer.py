@@ -26,7 +26,7 @@ from detectron2.evaluation import (
 )
 from detectron2.utils import comm
 
-from ..data import NamingDatasetMapper
+from ..data import NamingDatasetMapper, keep_sample_weights
 from ..data.voc import VOC_EVALUATOR_TYPE
 from ..errors import UserError, user_errors_exit
 from ..evaluation import build_voc_evaluator
@@ -72,6 +72,7 @@ class SWNTrainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg):
+        keep_sample_weights(cfg.DATASETS.TRAIN)
         return build_detection_train_loader(cfg, mapper=NamingDatasetMapper(cfg, is_train=True))
 
     @classmethod

@@ -560,3 +560,24 @@ def test_masks_that_only_end_the_evaluation(own, train_cfg):
     check_datasets(train_cfg, eval_only=True)
     api = COCO(str(own.file))
     assert coco_mask.area(api.annToRLE(api.anns[2])) > 0
+
+
+@pytest.mark.parametrize("weight", [-0.5, math.nan, math.inf, 1e39, "1.0", None, [1], True])
+def test_weights_that_are_no_weights(own, train_cfg, weight):
+    for index in (1, 2):
+        own.content["annotations"][index]["sample_weight"] = weight
+    own.save()
+    assert message_for(train_cfg) == (
+        f"{own.file} has a sample_weight that is not a finite number of at least 0 (correct it, or "
+        "remove it) (2 in all): annotation 2 of image 1, annotation 3 of image 1."
+    )
+    train_cfg.DATASETS.TEST = ("own",)
+    check_datasets(train_cfg, eval_only=True)  # which does not read it
+
+
+def test_sound_weights(own, train_cfg, caplog):
+    for index, weight in enumerate((0, 1, 2.5)):
+        own.content["annotations"][index]["sample_weight"] = weight
+    own.save()
+    check_datasets(train_cfg)
+    assert caplog.records == []

@@ -35,7 +35,30 @@ def test_a_switch_that_does_not_fit_the_detector(tmp_path, detector, opts, messa
 
 
 @pytest.mark.parametrize("detector", DETECTORS)
-def test_every_detector_passes_up_to_its_data(tmp_path, detector):
+@pytest.mark.parametrize(
+    "weights, message",
+    [
+        ([1, 1], "has 2 weights, but the detector has 3 classes"),
+        ([1.0, 1, 1, 1], "has 4 weights, but the detector has 3 classes"),
+        ([1, -0.5, 1], "has -0.5, but each weight must be a finite number of at least 0"),
+        ([1, float("nan"), 1], "has nan, but"),
+        ([1, 1, float("inf")], "has inf, but"),
+        ([1, "2.0", 1], "has '2.0', but"),
+        ([1, 1, 1e39], "has 1e[+]39, but"),  # infinite in float32
+    ],
+)
+def test_class_weights_that_do_not_fit(detector, weights, message):
+    opts = ["DATASETS.TRAIN", ("missing",), "MODEL.SAMPLE_WEIGHTER.CLASS_WEIGHTS", weights]
+    if detector == "retinanet":  # whose classes are not those of ROI heads
+        opts += ["MODEL.ROI_HEADS.NUM_CLASSES", 4]
+    with pytest.raises(UserError, match=f"MODEL.SAMPLE_WEIGHTER.CLASS_WEIGHTS {message}"):
+        check_run(tiny_config(*opts, detector=detector), eval_only=False, resume=False)
+
+
+@pytest.mark.parametrize("weights", [[], [0, 0.5, 2]])
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_every_detector_passes_up_to_its_data(tmp_path, detector, weights):
     opts = ["DATASETS.TRAIN", ("missing",), "OUTPUT_DIR", str(tmp_path / "run")]
+    opts += ["MODEL.SAMPLE_WEIGHTER.CLASS_WEIGHTS", weights]
     with pytest.raises(UserError, match="no data set named missing"):
         check_run(tiny_config(*opts, detector=detector), eval_only=False, resume=False)

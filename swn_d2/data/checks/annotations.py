@@ -11,6 +11,7 @@ from itertools import starmap
 
 from detectron2.config import CfgNode
 
+from swn_d2.data.sample_weights import SAMPLE_WEIGHT, is_sample_weight
 from swn_d2.errors import UserError
 
 from .masks import UNDECODABLE, VALID_POLYGON, MaskUse, count_dropped, find_undecodable, mask_fault
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 def check_annotations(
     cfg: CfgNode, file: str, content: dict, *, is_train: bool, is_test: bool
 ) -> None:
-    """Check what COCO-format annotations refer to, their boxes and their masks.
+    """Check what COCO-format annotations refer to, their boxes, masks and, for training, weights.
 
     What Detectron2 drops or clips in training is only counted in a warning.
 
@@ -44,7 +45,10 @@ def check_annotations(
     use = MaskUse(cfg, is_train=is_train, is_test=is_test)
     faults = defaultdict(list)
     for annotation in annotations:
-        if fault := _fault(annotation, sizes, categories, use):
+        fault = _fault(annotation, sizes, categories, use)
+        if fault is None and is_train:
+            fault = _weight_fault(annotation)
+        if fault:
             faults[fault].append(annotation)
     # Last, for the decoder wants masks that have no other fault.
     if use.are_on and not faults and (undecodable := find_undecodable(annotations)):
@@ -85,6 +89,12 @@ def _box_fault(box: object, image_width: int, image_height: int) -> str | None:
     if outside and width > 0 and height > 0:
         return "a bbox wholly outside its image"
     return None
+
+
+def _weight_fault(annotation: dict) -> str | None:
+    if is_sample_weight(annotation.get(SAMPLE_WEIGHT, 1)):
+        return None
+    return f"a {SAMPLE_WEIGHT} that is not a finite number of at least 0 (correct it, or remove it)"
 
 
 def _check_what_training_drops(

@@ -1,0 +1,56 @@
+"""Weights of single objects: the optional key ``sample_weight`` of an annotation.
+
+Detectron2 loads only the keys of an annotation that it knows, and its mapper hands on only those
+that its detectors know; the functions here are for the loading and for the mapper.
+"""
+
+import logging
+from collections.abc import Iterable
+from functools import partial
+from numbers import Real
+
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json, register_coco_instances
+
+__all__ = ["SAMPLE_WEIGHT", "is_sample_weight", "keep_sample_weights"]
+
+#: The key of an annotation, in a COCO file and in Detectron2's dataset dicts.
+SAMPLE_WEIGHT = "sample_weight"
+
+_LARGEST = torch.finfo(torch.float32).max
+
+
+def is_sample_weight(value: object) -> bool:
+    """Whether ``value`` can weight an object: a finite number of at least 0, in float32."""
+    # NaN fails the comparison, too; a bool is a Real, but more likely a mistake.
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= value <= _LARGEST
+
+
+def keep_sample_weights(names: Iterable[str]) -> None:
+    """Have data sets loaded with the ``sample_weight`` of their annotations, where there is one.
+
+    This changes, in the ``DatasetCatalog``, how a data set is loaded that Detectron2's
+    ``register_coco_instances`` has registered: Detectron2's own COCO names, and those that
+    :func:`swn_d2.data.register_coco` gives. Any other data set has a function of its own, which
+    may return a ``sample_weight`` as well. No file is touched. Doing so twice does no harm.
+
+    Args:
+        names: of data sets, as in ``DATASETS.TRAIN``; unknown ones are left to Detectron2.
+    """
+    for name in DatasetCatalog.keys() & set(names):
+        registered = getattr(DatasetCatalog[name], "__qualname__", "")
+        if registered.startswith(f"{register_coco_instances.__name__}."):
+            DatasetCatalog[name] = partial(_load, name)
+
+
+def _load(name: str) -> list[dict]:
+    metadata = MetadataCatalog.get(name)
+    records = load_coco_json(metadata.json_file, metadata.image_root, name, [SAMPLE_WEIGHT])
+    with_weight = [SAMPLE_WEIGHT in a for record in records for a in record["annotations"]]
+    if any(with_weight):
+        logging.getLogger(__name__).info(
+            f"{metadata.json_file}: {sum(with_weight)} of {len(with_weight)} annotations have a "
+            f"{SAMPLE_WEIGHT}."
+        )
+    return records
