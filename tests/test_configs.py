@@ -18,15 +18,13 @@ from torchvision.models.resnet import Bottleneck, ResNet
 
 from swn_d2 import UserError, add_swn_config, load_config
 from swn_d2.modeling import SWNCascadeROIHeads, SWNRetinaNet, SWNROIHeads
+from swn_d2.weighting import SAMPLE_WEIGHTER_REGISTRY
 
 ROOT = Path(__file__).parents[1]
 CONFIGS_DIR = ROOT / "configs"
-CONFIGS = sorted(CONFIGS_DIR.glob("**/*.yaml"))
+MATRICES = CONFIGS_DIR / "experiments"  # what to run, not how: no configs
+CONFIGS = sorted(path for path in CONFIGS_DIR.glob("**/*.yaml") if path.parent != MATRICES)
 DETECTORS = [path for path in CONFIGS if not path.name.startswith("Base-")]
-WITH_SWN = [path for path in DETECTORS if "_swn" in path.stem]
-BASELINES = [path for path in DETECTORS if path not in WITH_SWN]
-READINGS = [path for path in WITH_SWN if path.stem.endswith(("_paper", "_authors"))]
-X_101 = [path for path in BASELINES if "X_101_32x4d" in path.stem]
 
 #: What a config's name begins with -> its class without SWN, with it, and the key that switches.
 CLASSES = {
@@ -38,6 +36,10 @@ CLASSES = {
 }
 #: Backbone -> blocks in res4, groups, and channels per group in res2.
 BACKBONES = {"R_50": (6, 1, 64), "X_101_32x4d": (23, 32, 4), "tiny": (6, 1, 16)}
+#: Keys of Detectron2 that a strategy changes beside the class: OHEM wants all of the proposals.
+BESIDE_THE_WEIGHTER = {
+    "_ohem": {"MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "MODEL.ROI_HEADS.POSITIVE_FRACTION"},
+}
 #: Data set -> classes, and training images with annotations.
 DATA = {"coco": (80, 117_266), "voc": (20, 16_551), "digit": (10, 2000)}
 
@@ -50,14 +52,26 @@ def name(path):
 
 
 def parts(path):
-    """The detector and the backbone in a config's name."""
-    match = re.match(rf"({'|'.join(CLASSES)})_({'|'.join(BACKBONES)})_FPN", path.stem)
+    """The detector and the backbone in a config's name, and what follows its baseline's name."""
+    match = re.match(rf"({'|'.join(CLASSES)})_({'|'.join(BACKBONES)})_FPN(?:_1x)?", path.stem)
     assert match, f"{path.name} does not say what it is"
-    return match.groups()
+    return *match.groups(), path.stem[match.end() :]
 
 
 def baseline_of(path):
-    return path.with_name(path.stem.split("_swn")[0] + ".yaml")
+    return path.with_name(path.stem.removesuffix(parts(path)[2]) + ".yaml")
+
+
+BASELINES = [path for path in DETECTORS if parts(path)[2] == ""]
+WITH_SWN = [path for path in DETECTORS if parts(path)[2].startswith("_swn")]
+READINGS = [path for path in WITH_SWN if path.stem.endswith(("_paper", "_authors"))]
+#: Other ways of weighting.
+STRATEGIES = [path for path in DETECTORS if path not in BASELINES + WITH_SWN]
+X_101 = [path for path in BASELINES if "X_101_32x4d" in path.stem]
+
+
+def weighter_of(path):
+    return load_config(str(path)).MODEL.SAMPLE_WEIGHTER.NAME
 
 
 def flat(node, prefix=""):
@@ -106,13 +120,17 @@ def test_is_plain_yaml_with_known_keys(path):
 
 @pytest.mark.parametrize("path", DETECTORS, ids=name)
 def test_builds_the_detector_that_its_name_promises(path):
-    detector, backbone = parts(path)
+    detector, backbone, suffix = parts(path)
     stock, with_swn, _ = CLASSES[detector]
     cfg = load_config(str(path), ["MODEL.DEVICE", "cpu"])
     model = build_model(cfg)
     weighted = model if detector == "retinanet" else model.roi_heads
-    assert type(weighted) is (with_swn if path in WITH_SWN else stock)
-    assert cfg.MODEL.SAMPLE_WEIGHTER.NAME == "SWN"
+    assert type(weighted) is (stock if path in BASELINES else with_swn)
+    weighter = cfg.MODEL.SAMPLE_WEIGHTER.NAME
+    if path in STRATEGIES:  # "_focal" names FocalWeighting; where it names no weighter: Uniform
+        assert weighter == "Uniform" or weighter.lower().startswith(suffix.replace("_", ""))
+    else:
+        assert weighter == "SWN"
     assert getattr(weighted, "mask_on", False) == ("mask" in detector)
     assert weighted.num_classes == DATA[cfg.DATASETS.TRAIN[0].split("_")[0]][0]
 
@@ -139,8 +157,50 @@ def test_differs_from_its_baseline_in_the_sample_weights_only(path):
     assert switch in differing
     if path in READINGS:
         assert differing <= {switch, *added_keys()}
+    elif path.stem.endswith("_soft_nms"):
+        assert differing == {switch, "MODEL.NMS.METHOD"}
+    elif path.stem.endswith("_soft_nms"):
+        assert differing == {switch, "MODEL.NMS.METHOD"}
     else:  # the one line that the documentation promises
         assert differing == {switch}
+
+
+@pytest.mark.parametrize("path", STRATEGIES, ids=name)
+def test_a_strategy_differs_from_its_baseline_in_the_sample_weights_only(path):
+    detector, _, suffix = parts(path)
+    differing = changes(path, baseline_of(path)) - {"OUTPUT_DIR"}
+    assert {CLASSES[detector][2], "MODEL.SAMPLE_WEIGHTER.NAME"} <= differing
+    own = f"MODEL.SAMPLE_WEIGHTER.{weighter_of(path).upper()}."
+    of_others = ("MODEL.SWN.", "SOLVER.SWN.", "MODEL.SAMPLE_WEIGHTER.")
+    for key in differing - {CLASSES[detector][2], "MODEL.SAMPLE_WEIGHTER.NAME"}:
+        if key in added_keys():
+            assert key.startswith(own) or not key.startswith(of_others)
+        else:
+            assert key in BESIDE_THE_WEIGHTER.get(suffix, ())
+
+
+def test_every_weighter_has_a_pair_of_configs():
+    of_folder = {}
+    for folder in ("Quickstart", "COCO-Detection"):
+        paths = [path for path in STRATEGIES if path.parent.name == folder]
+        of_folder[folder] = {(*parts(path)[::2], weighter_of(path)) for path in paths}
+    assert of_folder["Quickstart"] == of_folder["COCO-Detection"]
+    with_configs = {weighter for _, _, weighter in of_folder["Quickstart"]}
+    # Tests register weighters of their own, too.
+    ours = {key for key, cls in SAMPLE_WEIGHTER_REGISTRY if cls.__module__.startswith("swn_d2.")}
+    assert with_configs | {"SWN", "Uniform"} == ours
+
+
+@pytest.mark.parametrize("path", [p for p in STRATEGIES if parts(p)[2] == "_ohem"], ids=name)
+def test_ohem_selects_as_many_as_its_baseline_samples_out_of_all_proposals(path):
+    model = load_config(str(path)).MODEL
+    baseline = load_config(str(baseline_of(path))).MODEL
+    assert model.SAMPLE_WEIGHTER.OHEM.NUM_SAMPLES == baseline.ROI_HEADS.BATCH_SIZE_PER_IMAGE
+    assert model.SAMPLE_WEIGHTER.OHEM.POSITIVE_FRACTION == baseline.ROI_HEADS.POSITIVE_FRACTION
+    # The objects of an image are proposals, too; a hundred is more than images have.
+    proposals = model.RPN.POST_NMS_TOPK_TRAIN + 100
+    assert model.ROI_HEADS.BATCH_SIZE_PER_IMAGE >= proposals
+    assert model.ROI_HEADS.POSITIVE_FRACTION == 1.0
 
 
 @pytest.mark.parametrize("path", READINGS, ids=name)
@@ -181,7 +241,7 @@ def test_every_row_of_the_papers_tables_1_and_2_has_its_configs(folder, detector
     found = [
         path
         for path in DETECTORS
-        if path.parent.name == folder and parts(path) == (detector, backbone)
+        if path.parent.name == folder and parts(path)[:2] == (detector, backbone)
     ]
     (baseline,) = {baseline_of(path).stem for path in found}
     suffixes = {path.stem.removeprefix(baseline) for path in found}

@@ -1,0 +1,84 @@
+"""The other weighters in real detectors."""
+
+import pytest
+import torch
+
+from swn_d2.errors import UserError
+from tests.tiny import (
+    batch,
+    batch_with_empty_image,
+    empty_batch,
+    tiny_config,
+    tiny_model,
+    training_losses,
+    weighters,
+)
+
+ALL_PROPOSALS = [
+    *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 128),
+    *("MODEL.ROI_HEADS.POSITIVE_FRACTION", 1.0),
+    *("MODEL.SAMPLE_WEIGHTER.OHEM.NUM_SAMPLES", 16),
+]
+POSITIVES_ONLY = ["MODEL.SAMPLE_WEIGHTER.PRIMESAMPLE.ISR_N_GAMMA", 0.0]
+R_CNNS = ("faster_rcnn", "mask_rcnn", "cascade_rcnn")
+CASES = [
+    *[(detector, "OHEM", ALL_PROPOSALS) for detector in R_CNNS],
+    *[(detector, "FocalWeighting", []) for detector in R_CNNS],
+    *[(detector, "IoUBalanced", []) for detector in (*R_CNNS, "retinanet")],
+    *[(detector, "PrimeSample", []) for detector in R_CNNS],
+    ("retinanet", "PrimeSample", POSITIVES_ONLY),
+]
+
+
+@pytest.mark.parametrize("detector, weighter, opts", CASES)
+def test_trains_with_finite_losses(detector, weighter, opts):
+    opts = ["MODEL.SAMPLE_WEIGHTER.NAME", weighter, *opts]
+    model = tiny_model(tiny_config(*opts, detector=detector))
+    sgd = torch.optim.SGD(model.parameters(), lr=0.01)
+    for step, inputs in enumerate((batch(), empty_batch(), batch_with_empty_image(), batch())):
+        losses = training_losses(model, inputs, start_iter=step)
+        assert all(torch.isfinite(loss) for loss in losses.values()), losses
+        sgd.zero_grad()
+        sum(losses.values()).backward()
+        # What DistributedDataParallel needs, and a graph through the weights must not spoil.
+        assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.requires_grad)
+        sgd.step()
+
+
+def weights_in_training(detector, weighter, opts):
+    """(statistics, weights) of a detector's first step."""
+    model = tiny_model(
+        tiny_config("MODEL.SAMPLE_WEIGHTER.NAME", weighter, *opts, detector=detector)
+    )
+    seen = []
+    weighters(model)[0].register_forward_hook(lambda _, args, output: seen.append((*args, output)))
+    training_losses(model, batch())
+    return seen[0]
+
+
+def test_ohem_gets_all_proposals_and_takes_a_few():
+    statistics, weights = weights_in_training("faster_rcnn", "OHEM", ALL_PROPOSALS)
+    image = statistics.detail("image")
+    # 50 proposals of each image and its objects.
+    assert [int((image == i).sum()) for i in (0, 1)] == [52, 51]
+    selected = weights.cls > 0
+    assert [int(selected[image == i].sum()) for i in (0, 1)] == [16, 16]
+    assert weights.cls[selected].tolist() == pytest.approx([103 / 32] * 32)
+
+
+@pytest.mark.parametrize("detector", ["faster_rcnn", "retinanet"])
+def test_prime_samples_of_a_detector_differ(detector):
+    opts = POSITIVES_ONLY if detector == "retinanet" else []
+    statistics, weights = weights_in_training(detector, "PrimeSample", opts)
+    positives = statistics.foreground
+    assert weights.cls[positives].unique().numel() > 1
+    assert weights.box[positives].mean().item() == pytest.approx(1.0)
+    assert weights.box.requires_grad
+    negatives = weights.cls[~statistics.is_foreground]
+    assert (negatives.unique().numel() > 1) == (detector == "faster_rcnn")
+
+
+@pytest.mark.parametrize("weighter", ["OHEM", "FocalWeighting"])
+def test_a_retinanet_refuses_what_is_for_regions(weighter):
+    with pytest.raises(UserError, match=weighter):
+        tiny_model(tiny_config("MODEL.SAMPLE_WEIGHTER.NAME", weighter, detector="retinanet"))
