@@ -7,35 +7,55 @@ from detectron2.config import configurable
 from detectron2.modeling.roi_heads.fast_rcnn import (
     FastRCNNOutputLayers,
     _log_classification_stats,
+    fast_rcnn_inference,
 )
 from detectron2.structures import Instances
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import UserError
 from ..weighting import SampleLosses, SampleStatistics
+from .inference import NO_SUPPRESSION, Suppression, corner_variances
 from .objects import class_weights_tensor
 from .samples import gather_samples
 
 __all__ = ["SWNFastRCNNOutputLayers"]
 
 
+class _Predictions(tuple):
+    """Detectron2's pair of scores and deltas, with what else the layers predict."""
+
+    log_variance: Tensor
+
+
 class SWNFastRCNNOutputLayers(FastRCNNOutputLayers):
-    """Detectron2's layers, parameters and inference; the losses are also had per region.
+    """Detectron2's layers and parameters; the losses are also had per region, and detections
+    that overlap can be suppressed in other ways than Detectron2's.
 
     Softmax classification only: a federated or sigmoid loss has no single true class to take
     the probability of.
     """
 
     @configurable
-    def __init__(self, input_shape, *, class_weights: Sequence[float] = (), **kwargs):
+    def __init__(
+        self,
+        input_shape,
+        *,
+        class_weights: Sequence[float] = (),
+        log_variance: bool = False,
+        suppression: Suppression | None = None,
+        **kwargs,
+    ):
         """
         Args:
             class_weights: what regions of each class count, beside what the weighter says.
+            log_variance: whether one more layer predicts log sigma^2 of each box coordinate.
+            suppression: of detections that overlap; Detectron2's if there is none.
             input_shape, kwargs: FastRCNNOutputLayers' arguments.
 
         Raises:
-            UserError: the loss is sigmoid or federated, or the number of ``class_weights`` wrong.
+            UserError: the loss is sigmoid or federated, the number of ``class_weights`` is wrong,
+                or variances are to vote, but not predicted.
         """
         super().__init__(input_shape, **kwargs)
         if getattr(self, "use_sigmoid_ce", False):
@@ -47,12 +67,34 @@ class SWNFastRCNNOutputLayers(FastRCNNOutputLayers):
         self.register_buffer(
             "class_weights", class_weights_tensor(class_weights, self.num_classes), persistent=False
         )
+        self.suppression = suppression or Suppression()
+        self.log_variance = None
+        if log_variance:
+            self.log_variance = nn.Linear(self.bbox_pred.in_features, self.bbox_pred.out_features)
+            nn.init.normal_(self.log_variance.weight, std=1e-4)  # Sec. 3.3 of He et al. 2019
+            nn.init.zeros_(self.log_variance.bias)
+        elif self.suppression.voting_sigma is not None:
+            raise UserError(
+                "MODEL.NMS.VARIANCE_VOTING needs the variances of the predicted boxes; set "
+                "MODEL.ROI_BOX_HEAD.LOG_VARIANCE to True, and evaluate a detector trained with it."
+            )
 
     @classmethod
     def from_config(cls, cfg, input_shape):
         ret = super().from_config(cfg, input_shape)
         ret["class_weights"] = cfg.MODEL.SAMPLE_WEIGHTER.CLASS_WEIGHTS
+        ret["log_variance"] = cfg.MODEL.ROI_BOX_HEAD.LOG_VARIANCE
+        ret["suppression"] = Suppression.from_config(cfg)
         return ret
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """As Detectron2's. With ``log_variance``, the pair that is returned has an attribute of
+        that name, shaped like the deltas."""
+        predictions = super().forward(x)
+        if self.log_variance is not None:
+            predictions = _Predictions(predictions)
+            predictions.log_variance = self.log_variance(x.flatten(start_dim=1))
+        return predictions
 
     def sample_losses(
         self,
@@ -96,6 +138,19 @@ class SWNFastRCNNOutputLayers(FastRCNNOutputLayers):
             of_classes = self._deltas_of(deltas.detach(), classes)
             return self.box2box_transform.apply_deltas(of_classes, boxes)
 
+        details = {
+            "true_prob": lambda: torch.exp(-cross_entropy),
+            "pred_boxes": likeliest_boxes,
+            "pred_score": lambda: class_probs.amax(dim=1),
+        }
+        if self.log_variance is not None:
+
+            def log_variance() -> Tensor:
+                predicted = predictions.log_variance.float()
+                of_positives = self._deltas_of(predicted[foreground], fg_classes)
+                return boxes.new_zeros(boxes.shape).index_copy(0, foreground, of_positives)
+
+            details["log_variance"] = log_variance
         return gather_samples(
             self,
             cls_loss=cross_entropy * self.loss_weight.get("loss_cls", 1.0),
@@ -112,13 +167,77 @@ class SWNFastRCNNOutputLayers(FastRCNNOutputLayers):
             normalizer=max(len(gt_classes), 1),  # as in Detectron2, for both losses
             targets=targets,
             class_weights=self.class_weights,
-            details={
-                "true_prob": lambda: torch.exp(-cross_entropy),
-                "pred_boxes": likeliest_boxes,
-                "pred_score": lambda: class_probs.amax(dim=1),
-            },
+            details=details,
             box_loss_weight=self.loss_weight.get("loss_box_reg", 1.0),
         )
+
+    def inference(
+        self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
+    ) -> tuple[list[Instances], list[Tensor]]:
+        """As Detectron2's, and its own where nothing else is asked for."""
+        if self.suppression.is_detectron2s:
+            return super().inference(predictions, proposals)
+        return self.suppress(self.candidates(predictions, proposals))
+
+    def candidates(
+        self,
+        predictions: tuple[Tensor, Tensor],
+        proposals: list[Instances],
+        probs: Sequence[Tensor] | None = None,
+    ) -> list[Instances]:
+        """For each image all detections above the score threshold, before any is suppressed.
+
+        Args:
+            predictions, proposals: as for Detectron2's ``inference``.
+            probs: for each image (R, K + 1) probabilities, if not those of ``predictions``.
+
+        Returns:
+            ``pred_boxes``, ``scores``, ``pred_classes``, ``region``, the index of the proposal,
+            and with ``log_variance`` the ``variances`` (N, 4) of the boxes in square pixels.
+        """
+        boxes = self.predict_boxes(predictions, proposals)
+        probs = self.predict_probs(predictions, proposals) if probs is None else probs
+        _, deltas = predictions
+        start, result = 0, []
+        for of_image, image_boxes, image_probs in zip(proposals, boxes, probs, strict=True):
+            # Detectron2 leaves out the others, and counts regions without them.
+            finite = image_boxes.isfinite().all(dim=1) & image_probs.isfinite().all(dim=1)
+            regions = finite.nonzero().squeeze(1)
+            (found,), (kept,) = fast_rcnn_inference(
+                [image_boxes[regions]],
+                [image_probs[regions]],
+                [of_image.image_size],
+                self.test_score_thresh,
+                NO_SUPPRESSION,
+                -1,
+            )
+            found.region = regions[kept]
+            if self.log_variance is not None:
+                rows, anchors = start + found.region, of_image.proposal_boxes.tensor[found.region]
+                found.variances = corner_variances(
+                    self._deltas_of(predictions.log_variance[rows], found.pred_classes),
+                    anchors,
+                    self.box2box_transform.apply_deltas(
+                        self._deltas_of(deltas[rows], found.pred_classes), anchors
+                    ),
+                    weights=self.box2box_transform.weights,
+                )
+            start += len(of_image)
+            result.append(found)
+        return result
+
+    def suppress(self, candidates: list[Instances]) -> tuple[list[Instances], list[Tensor]]:
+        """The detections among the :meth:`candidates` of each image, and their regions."""
+        detections, regions = [], []
+        for of_image in candidates:
+            kept, indices = self.suppression(
+                of_image,
+                iou_threshold=self.test_nms_thresh,
+                max_detections=self.test_topk_per_image,
+            )
+            detections.append(kept)
+            regions.append(of_image.region[indices])
+        return detections, regions
 
     def _deltas_of(self, deltas: Tensor, classes: Tensor) -> Tensor:
         """(R, 4) of the (R, K * 4) deltas those of each region's class."""

@@ -1,5 +1,6 @@
 """RetinaNet with a weight for every anchor."""
 
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..weighting import SWN, SampleLosses, SampleStatistics, SampleWeighter
 from .build import build_weighter, warn_of_l1
+from .inference import NO_SUPPRESSION, Suppression, refuse_regions_only
 from .objects import class_weights_tensor
 from .samples import gather_samples
 from .weighted_losses import weighted_losses
@@ -29,18 +31,25 @@ class SWNRetinaNet(RetinaNet):
     divided like the loss: 1e5 negatives over 1e2 positives would drive every weight to its limit.
 
     Built from a config with the same seed, the detector starts with the parameters that it has
-    without the weighter. Inference is Detectron2's own, untouched. The weighter's parameters are
-    the only ones that a checkpoint of :class:`RetinaNet` does not have.
+    without the weighter. Unless ``MODEL.NMS`` says otherwise, inference is Detectron2's own,
+    untouched. The weighter's parameters are the only ones that a checkpoint of
+    :class:`RetinaNet` does not have.
     """
 
     @configurable
     def __init__(
-        self, *, sample_weighter: SampleWeighter, class_weights: Sequence[float] = (), **kwargs
+        self,
+        *,
+        sample_weighter: SampleWeighter,
+        class_weights: Sequence[float] = (),
+        suppression: Suppression | None = None,
+        **kwargs,
     ):
         """
         Args:
             sample_weighter: gives the weights.
             class_weights: what anchors of each class count, beside what the weighter says.
+            suppression: of detections that overlap; Detectron2's if there is none.
             kwargs: RetinaNet's arguments.
 
         Raises:
@@ -54,6 +63,7 @@ class SWNRetinaNet(RetinaNet):
                 "the regions of an R-CNN, not every anchor of a RetinaNet; choose another one."
             )
         self.sample_weighter = sample_weighter
+        self.suppression = suppression or Suppression()
         self.register_buffer(
             "class_weights", class_weights_tensor(class_weights, self.num_classes), persistent=False
         )
@@ -69,11 +79,13 @@ class SWNRetinaNet(RetinaNet):
 
     @classmethod
     def from_config(cls, cfg):
+        refuse_regions_only(cfg)
         ret = super().from_config(cfg)
         ret["sample_weighter"] = build_weighter(
             cfg, box_loss_type=cfg.MODEL.RETINANET.BBOX_REG_LOSS_TYPE, has_mask=False
         )
         ret["class_weights"] = cfg.MODEL.SAMPLE_WEIGHTER.CLASS_WEIGHTS
+        ret["suppression"] = Suppression.from_config(cfg)
         return ret
 
     def label_anchors(self, anchors, gt_instances):
@@ -160,6 +172,19 @@ class SWNRetinaNet(RetinaNet):
                 "pred_score": lambda: logits.detach().sigmoid().amax(dim=1),
             },
         )
+
+    def inference_single_image(self, *args, **kwargs) -> Instances:
+        """As RetinaNet's, and its own where nothing else is asked for."""
+        if self.suppression.is_detectron2s:
+            return super().inference_single_image(*args, **kwargs)
+        threshold, limit = self.test_nms_thresh, self.max_detections_per_image
+        # Only the main branch of Detectron2 has a function for what comes before its NMS.
+        self.test_nms_thresh, self.max_detections_per_image = NO_SUPPRESSION, sys.maxsize
+        try:
+            candidates = super().inference_single_image(*args, **kwargs)
+        finally:
+            self.test_nms_thresh, self.max_detections_per_image = threshold, limit
+        return self.suppression(candidates, iou_threshold=threshold, max_detections=limit)[0]
 
     def _update_normalizer(self, num_positives: int, num_images: int) -> float:
         """Detectron2's moving average of the positives in a batch, brought up to date."""

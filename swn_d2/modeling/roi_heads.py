@@ -20,10 +20,16 @@ from ..errors import UserError
 from ..weighting import SampleLosses, SampleStatistics, SampleWeighter
 from .build import build_weighter, same_random_numbers_after, warn_of_l1
 from .fast_rcnn import SWNFastRCNNOutputLayers
+from .iou_head import IoUHead
 from .mask_head import has_sample_losses, sample_mask_losses
 from .weighted_losses import weighted_losses
 
 __all__ = ["SWNCascadeROIHeads", "SWNROIHeads"]
+
+_NO_IOU_HEAD = (
+    "SWNCascadeROIHeads has no IoU head; set MODEL.IOU_HEAD.ENABLED to False and MODEL.NMS.METHOD "
+    "to another method than iou_guided."
+)
 
 
 class _Samples:
@@ -85,20 +91,33 @@ class SWNROIHeads(_Samples, StandardROIHeads):
     Built from a config with the same seed, the detector starts with the parameters that it has
     without the weighter, and samples the same regions, so that runs with and without it can be
     compared in pairs.
-    Inference is Detectron2's own, untouched. The weighter's parameters are the only ones that a
-    checkpoint of :class:`StandardROIHeads` does not have.
+    Unless ``MODEL.NMS`` says otherwise, inference is Detectron2's own, untouched. The weighter's
+    parameters are the only ones that a checkpoint of :class:`StandardROIHeads` does not have, but
+    for those of ``MODEL.IOU_HEAD`` and ``LOG_VARIANCE``.
     """
 
     @configurable
-    def __init__(self, *, sample_weighter: SampleWeighter, **kwargs):
+    def __init__(
+        self, *, sample_weighter: SampleWeighter, iou_head: IoUHead | None = None, **kwargs
+    ):
         """
         Args:
             sample_weighter: gives the weights.
+            iou_head: predicts how well a box is placed, for IoU-guided NMS.
             kwargs: StandardROIHeads' arguments; ``box_predictor`` must be a
                 :class:`SWNFastRCNNOutputLayers`.
+
+        Raises:
+            UserError: the NMS is IoU-guided, but there is no ``iou_head``.
         """
         super().__init__(**kwargs)
         self.sample_weighter = sample_weighter
+        self.iou_head = iou_head
+        if iou_head is None and self._is_iou_guided:
+            raise UserError(
+                "MODEL.NMS.METHOD is iou_guided, which needs the IoU head; set "
+                "MODEL.IOU_HEAD.ENABLED to True, and evaluate a detector trained with it."
+            )
         warn_of_l1(sample_weighter, self.box_predictor)
         _warn_of_weight_1(self)
 
@@ -106,6 +125,9 @@ class SWNROIHeads(_Samples, StandardROIHeads):
     def from_config(cls, cfg, input_shape):
         ret = super().from_config(cfg, input_shape)
         ret["sample_weighter"] = _build_weighter(cfg, has_mask=_has_mask_losses(ret))
+        if cfg.MODEL.IOU_HEAD.ENABLED:
+            with same_random_numbers_after():
+                ret["iou_head"] = IoUHead(cfg, input_shape)
         return ret
 
     @classmethod
@@ -115,13 +137,19 @@ class SWNROIHeads(_Samples, StandardROIHeads):
         return ret
 
     def _forward_box(self, features: dict[str, Tensor], proposals: list[Instances]):
-        if not self.training:
+        if not self.training and not self._is_iou_guided:
             return super()._forward_box(features, proposals)
-        box_features = self.box_pooler(
-            [features[name] for name in self.box_in_features],
-            [p.proposal_boxes for p in proposals],
-        )
+        pyramid = [features[name] for name in self.box_in_features]
+
+        def pool(boxes: list[Boxes]) -> Tensor:
+            return self.box_pooler(pyramid, boxes)
+
+        box_features = pool([p.proposal_boxes for p in proposals])
         predictions = self.box_predictor(self.box_head(box_features))
+        if not self.training:
+            candidates = self.box_predictor.candidates(predictions, proposals)
+            self.iou_head.rate(pool, candidates)
+            return self.box_predictor.suppress(candidates)[0]
         losses, statistics = self.box_predictor.sample_losses(predictions, proposals, self._targets)
         if self.train_on_pred_boxes:
             with torch.no_grad():
@@ -129,7 +157,14 @@ class SWNROIHeads(_Samples, StandardROIHeads):
             for proposal, box in zip(proposals, boxes, strict=True):
                 proposal.proposal_boxes = Boxes(box)
         losses, statistics = self._with_masks(losses, statistics, features, proposals)
-        return weighted_losses(self.sample_weighter, losses, statistics)
+        result = weighted_losses(self.sample_weighter, losses, statistics)
+        if self.iou_head is not None:
+            result.update(self.iou_head.losses(pool, self._targets))
+        return result
+
+    @property
+    def _is_iou_guided(self) -> bool:
+        return self.box_predictor.suppression.method == "iou_guided"
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -150,9 +185,11 @@ class SWNCascadeROIHeads(_Samples, CascadeROIHeads):
                 :class:`SWNFastRCNNOutputLayers`.
 
         Raises:
-            UserError: there are more or fewer weighters than stages.
+            UserError: there are more or fewer weighters than stages, or the NMS is IoU-guided.
         """
         super().__init__(**kwargs)
+        if self.box_predictor[-1].suppression.method == "iou_guided":
+            raise UserError(_NO_IOU_HEAD)
         num_stages = self.num_cascade_stages
         if len(sample_weighters) != num_stages:
             raise UserError(
@@ -165,6 +202,8 @@ class SWNCascadeROIHeads(_Samples, CascadeROIHeads):
 
     @classmethod
     def from_config(cls, cfg, input_shape):
+        if cfg.MODEL.IOU_HEAD.ENABLED:
+            raise UserError(_NO_IOU_HEAD)
         ret = super().from_config(cfg, input_shape)
         ret["sample_weighters"] = [
             _build_weighter(cfg, has_mask=stage == 0 and _has_mask_losses(ret))
@@ -183,7 +222,9 @@ class SWNCascadeROIHeads(_Samples, CascadeROIHeads):
 
     def _forward_box(self, features: dict[str, Tensor], proposals: list[Instances], targets=None):
         if not self.training:
-            return super()._forward_box(features, proposals, targets)
+            if self.box_predictor[-1].suppression.is_detectron2s:
+                return super()._forward_box(features, proposals, targets)
+            return self._detect(features, proposals)
         pyramid = [features[name] for name in self.box_in_features]
         image_sizes = [p.image_size for p in proposals]
         result = {}
@@ -203,6 +244,20 @@ class SWNCascadeROIHeads(_Samples, CascadeROIHeads):
                 proposals = self._match_and_label_boxes(proposals, stage + 1, targets)
         return result
 
+    def _detect(self, features: dict[str, Tensor], proposals: list[Instances]) -> list[Instances]:
+        """Detections with the last stage's boxes and the mean of all stages' probabilities."""
+        pyramid = [features[name] for name in self.box_in_features]
+        image_sizes = [p.image_size for p in proposals]
+        probs = []
+        for stage, predictor in enumerate(self.box_predictor):
+            predictions = self._run_stage(pyramid, proposals, stage)
+            probs.append(predictor.predict_probs(predictions, proposals))
+            if stage + 1 < self.num_cascade_stages:
+                boxes = predictor.predict_boxes(predictions, proposals)
+                proposals = self._create_proposals_from_boxes(boxes, image_sizes)
+        means = [torch.stack(stages).mean(dim=0) for stages in zip(*probs, strict=True)]
+        return predictor.suppress(predictor.candidates(predictions, proposals, means))[0]
+
 
 def _build_weighter(cfg, *, has_mask: bool) -> SampleWeighter:
     return build_weighter(
@@ -216,7 +271,8 @@ def _with_sample_losses(cfg, box_head, predictor) -> SWNFastRCNNOutputLayers:
         result = SWNFastRCNNOutputLayers(
             cfg, box_head.output_shape, box2box_transform=predictor.box2box_transform
         )
-    result.load_state_dict(predictor.state_dict())
+    # What Detectron2's has not got, such as a layer for the variances, stays.
+    result.load_state_dict({**result.state_dict(), **predictor.state_dict()})
     return result
 
 
