@@ -10,6 +10,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_HEADS
 from ..data import check_datasets
 from ..data.sample_weights import is_sample_weight
 from ..errors import UserError
+from ..modeling.inference import Suppression
 from ..modeling.objects import class_weights_tensor
 from ..weighting import build_sample_weighter
 
@@ -94,6 +95,31 @@ def _check_values(cfg):
     # What the weighter itself checks, whatever the type of the box loss.
     build_sample_weighter(cfg, box_loss_dim=4, has_mask=cfg.MODEL.MASK_ON)
     _check_class_weights(cfg)
+    _check_options_of_our_classes(cfg)
+
+
+def _check_options_of_our_classes(cfg):
+    """Detectron2's own classes would silently leave them out."""
+    Suppression.from_config(cfg)
+    key, name, registry = "MODEL.ROI_HEADS.NAME", cfg.MODEL.ROI_HEADS.NAME, ROI_HEADS_REGISTRY
+    if "RetinaNet" in cfg.MODEL.META_ARCHITECTURE:
+        key, name = "MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE
+        registry = META_ARCH_REGISTRY
+    if not registry.get(name).__module__.startswith("detectron2."):
+        return
+    for option, is_on in (
+        ("MODEL.NMS.METHOD", cfg.MODEL.NMS.METHOD != "hard"),
+        ("MODEL.NMS.VARIANCE_VOTING", cfg.MODEL.NMS.VARIANCE_VOTING),
+        ("MODEL.ROI_BOX_HEAD.LOG_VARIANCE", cfg.MODEL.ROI_BOX_HEAD.LOG_VARIANCE),
+        ("MODEL.IOU_HEAD.ENABLED", cfg.MODEL.IOU_HEAD.ENABLED),
+        ("MODEL.SAMPLE_WEIGHTER.CLASS_WEIGHTS", len(cfg.MODEL.SAMPLE_WEIGHTER.CLASS_WEIGHTS) > 0),
+    ):
+        if is_on:
+            raise UserError(
+                f"{option} has no effect on Detectron2's own {name}. Set {key} to one of the "
+                "classes that start with SWN; with MODEL.SAMPLE_WEIGHTER.NAME Uniform it trains "
+                "as Detectron2's."
+            )
 
 
 def _check_class_weights(cfg):

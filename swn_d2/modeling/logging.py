@@ -18,8 +18,8 @@ LOG_PERIOD = 20
 def log_sample_weights(statistics: SampleStatistics, weights: SampleWeights) -> None:
     """Mean and standard deviation of the weights that the losses are multiplied by: of positives
     (``weights/cls_fg_mean``, ...) and negatives (``cls_bg``) in the classification loss, of
-    positives in the others, there the mean over the columns of the box loss; and, as ``swn/cls_fg_mean``, ..., of the weights as they were learned.
-    A task whose samples all have weight 1 is left out. Only the main process's samples are
+    positives in the others; and, as ``swn/cls_fg_mean``, ..., of the weights as they were learned.
+    Of weights for each column of the box loss, the sample's mean is taken. A task whose samples all have weight 1 is left out. Only the main process's samples are
     looked at, since that is where Detectron2 writes.
     """
     storage = get_event_storage()

@@ -62,3 +62,28 @@ def test_every_detector_passes_up_to_its_data(tmp_path, detector, weights):
     opts += ["MODEL.SAMPLE_WEIGHTER.CLASS_WEIGHTS", weights]
     with pytest.raises(UserError, match="no data set named missing"):
         check_run(tiny_config(*opts, detector=detector), eval_only=False, resume=False)
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize(
+    "option, value",
+    [
+        ("MODEL.NMS.METHOD", "linear"),
+        ("MODEL.NMS.VARIANCE_VOTING", True),
+        ("MODEL.ROI_BOX_HEAD.LOG_VARIANCE", True),
+        ("MODEL.IOU_HEAD.ENABLED", True),
+        ("MODEL.SAMPLE_WEIGHTER.CLASS_WEIGHTS", [1.0, 2.0, 3.0]),
+    ],
+)
+def test_an_option_that_a_stock_detector_would_leave_out(detector, option, value):
+    cfg = tiny_config(
+        *("DATASETS.TRAIN", ("missing",), option, value), detector=detector, stock=True
+    )
+    with pytest.raises(UserError, match=f"{option} has no effect on Detectron2's own"):
+        check_run(cfg, eval_only=False, resume=False)
+
+
+def test_a_value_of_an_inference_option():
+    cfg = tiny_config("DATASETS.TRAIN", ("missing",), "MODEL.NMS.METHOD", "soft")
+    with pytest.raises(UserError, match="MODEL.NMS.METHOD has 'soft'.*linear"):
+        check_run(cfg, eval_only=False, resume=False)
