@@ -19,8 +19,9 @@ def log_sample_weights(statistics: SampleStatistics, weights: SampleWeights) -> 
     """Mean and standard deviation of the weights that the losses are multiplied by: of positives
     (``weights/cls_fg_mean``, ...) and negatives (``cls_bg``) in the classification loss, of
     positives in the others; and, as ``swn/cls_fg_mean``, ..., of the weights as they were learned.
-    Of weights for each column of the box loss, the sample's mean is taken. A task whose samples all have weight 1 is left out. Only the main process's samples are
-    looked at, since that is where Detectron2 writes.
+    Of weights for each column of the box loss, the sample's mean is taken. A task whose samples
+    all have weight 1 is left out. Only the main process's samples are looked at, since that is
+    where Detectron2 writes.
     """
     storage = get_event_storage()
     if (storage.iter + 1) % LOG_PERIOD or not comm.is_main_process():
