@@ -1,0 +1,329 @@
+"""The YAML file that says what is run: configs, overrides and seeds."""
+
+import difflib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from detectron2.config import CfgNode
+
+from ..config import load_config
+from ..errors import UserError
+
+__all__ = ["CHECKPOINT", "Matrix", "Run", "flat_config", "load_matrix"]
+
+#: The name of the runs that the rows start from, where a matrix asks for that.
+CHECKPOINT = "checkpoint"
+#: Config keys that the tool sets itself.
+OWN_KEYS = ("SEED", "OUTPUT_DIR")
+#: Arguments of train_net.py that the tool gives itself, or does not support.
+OWN_ARGUMENTS = ("--config-file", "--resume", "--eval-only", "--num-machines", "--machine-rank")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training or evaluation: a row of the matrix with one seed.
+
+    Attributes:
+        row, seed: which one it is.
+        config: path of the config file.
+        overrides: KEY, VALUE, KEY, VALUE, ... as they stand on a command line.
+        folder: the run's OUTPUT_DIR.
+        iterations: of the training; 0 for an evaluation.
+        settings: all that the result depends on but for the seed and the source, as JSON.
+        source: the run whose final checkpoint this one starts from, or evaluates.
+    """
+
+    row: str
+    seed: int
+    config: str
+    overrides: tuple[str, ...]
+    folder: Path
+    iterations: int
+    settings: Mapping[str, Any]
+    source: "Run | None"
+
+    @property
+    def name(self) -> str:
+        return f"{self.row}, seed {self.seed}"
+
+    @property
+    def is_evaluation(self) -> bool:
+        return self.iterations == 0
+
+    def arguments(self) -> list[str]:
+        """What follows ``train_net.py`` on its command line."""
+        extra = self.settings["train_net_args"]
+        if "--num-gpus" in extra and "--dist-url" not in extra:
+            # Detectron2's default port is the same for all runs of a user.
+            extra = [*extra, "--dist-url", "auto"]
+        weights = []
+        if self.source:
+            weights = ["MODEL.WEIGHTS", str(self.source.folder / "model_final.pth")]
+        return [
+            *("--config-file", self.config, "--eval-only" if self.is_evaluation else "--resume"),
+            *(*extra, *self.overrides, *weights),
+            *("SEED", str(self.seed), "OUTPUT_DIR", str(self.folder)),
+        ]
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """What :func:`load_matrix` reads; ``docs/experiments.md`` explains the keys of the file.
+
+    Attributes:
+        file: where it was read.
+        rows: their names, in the order of the table.
+        runs: in the order in which they are started: seed by seed, a source before its users.
+    """
+
+    file: Path
+    title: str
+    output: Path
+    seeds: tuple[int, ...]
+    metrics: tuple[str, ...]
+    baseline: str
+    rows: tuple[str, ...]
+    environment: Mapping[str, str]
+    data: tuple[str, ...]
+    runs: tuple[Run, ...]
+
+
+def load_matrix(file: str | Path) -> Matrix:
+    """Read and check a matrix, and every config file that it names.
+
+    Raises:
+        UserError: the file can't be read, or something in it is not as it must be.
+    """
+    top = _Section(_read(file), str(file))
+    title = top.take("title", _is_text, "a text", Path(file).stem)
+    output = Path(top.take("output", _is_text, "the path of a folder"))
+    seeds = top.take("seeds", _are_seeds, "a list of different whole numbers, none negative")
+    metrics = top.take("metrics", _are_metrics, "a list like [bbox/AP, bbox/AP50]", ["bbox/AP"])
+    data = top.take("data", _are_texts, "a list of commands", [])
+    environment = top.take("environment", _is_mapping, "a mapping from names to values", {})
+    arguments = top.take("train_net_args", _are_scalars, "a list of arguments", [])
+    forbidden = [argument for argument in arguments if argument in OWN_ARGUMENTS]
+    if forbidden:
+        raise top.error(f"train_net_args can't have {forbidden[0]}.")
+    common = top.take("common", _is_mapping, "a mapping from config keys to values", {})
+    baseline = top.take("baseline", _is_text, "the name of a row")
+    checkpoint = top.take(CHECKPOINT, _is_mapping, "a mapping with a config", None)
+    rows = top.take("rows", lambda v: _is_mapping(v) and v, "a mapping from names to rows")
+    top.check_all_taken()
+
+    if baseline not in rows:
+        raise top.error(f"the baseline {baseline!r} is none of the rows: {', '.join(rows)}.")
+    _check_names(rows, top)
+    shared = {
+        "train_net_args": [str(argument) for argument in arguments],
+        "environment": {name: str(value) for name, value in environment.items()},
+        "data": data,
+    }
+    starting_point = CHECKPOINT if checkpoint is not None else None
+    specs = []
+    if starting_point:
+        section = _Section(checkpoint, f"{file}: {CHECKPOINT}")
+        specs.append(_RowSpec.read(CHECKPOINT, section, common, None, rows))
+    for name, content in rows.items():
+        section = _Section(content, f"{file}: row {name!r}")
+        specs.append(_RowSpec.read(name, section, common, starting_point, rows))
+    return Matrix(
+        file=Path(file),
+        title=title,
+        output=output,
+        seeds=tuple(seeds),
+        metrics=tuple(metrics),
+        baseline=baseline,
+        rows=tuple(rows),
+        environment=shared["environment"],
+        data=tuple(data),
+        runs=_make_runs(specs, seeds, output, shared),
+    )
+
+
+def flat_config(cfg: CfgNode) -> dict[str, Any]:
+    """A config as one level of plain values: {"SOLVER.MAX_ITER": 900, ...}."""
+    return dict(_flatten(yaml.safe_load(cfg.dump()), ""))
+
+
+def _flatten(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+@dataclass(frozen=True)
+class _RowSpec:
+    name: str
+    config: str
+    overrides: tuple[str, ...]
+    values: Mapping[str, Any]  # the whole config, with the overrides
+    source: str | None
+    is_evaluation: bool
+
+    @classmethod
+    def read(cls, name, section, common, starting_point, rows) -> "_RowSpec":
+        config = section.take("config", _is_text, "the path of a config file")
+        own = section.take("overrides", _is_mapping, "a mapping from config keys to values", {})
+        evaluated = None
+        if name != CHECKPOINT:
+            evaluated = section.take("evaluate", _is_text, "the name of a row", None)
+        section.check_all_taken()
+        if evaluated and (evaluated not in rows or "evaluate" in (rows[evaluated] or {})):
+            raise section.error(f"evaluate must be a row that is trained, not {evaluated!r}.")
+        source = evaluated or starting_point
+        overrides = []
+        for key, value in {**common, **own}.items():
+            if key in OWN_KEYS or (key == "MODEL.WEIGHTS" and source):
+                raise section.error(f"{key} can't be overridden: the tool sets it.")
+            if not isinstance(key, str) or not _is_value(value):
+                raise section.error(
+                    f"the override {key}: {value!r} is not a config key with a number, a text or a "
+                    "list."
+                )
+            overrides += [key, str(value)]
+        try:
+            values = flat_config(load_config(config, overrides))
+        except UserError as error:
+            raise section.error(str(error)) from error
+        for key in OWN_KEYS:
+            del values[key]
+        return cls(name, config, tuple(overrides), values, source, evaluated is not None)
+
+
+def _make_runs(specs: list[_RowSpec], seeds, output: Path, shared) -> tuple[Run, ...]:
+    runs = []
+    for seed in seeds:
+        of_seed: dict[str, Run] = {}
+        for spec in sorted(specs, key=lambda spec: spec.is_evaluation):  # sources come first
+            of_seed[spec.name] = Run(
+                row=spec.name,
+                seed=seed,
+                config=spec.config,
+                overrides=spec.overrides,
+                folder=output / _folder_name(spec.name) / f"seed_{seed}",
+                iterations=0 if spec.is_evaluation else spec.values["SOLVER.MAX_ITER"],
+                settings={"config": spec.values, "source": spec.source, **shared},
+                source=of_seed[spec.source] if spec.source else None,
+            )
+        runs += of_seed.values()
+    return tuple(runs)
+
+
+def _folder_name(row: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", row).strip("_.")
+
+
+def _check_names(rows: Mapping[str, Any], top: "_Section") -> None:
+    folders = {CHECKPOINT: CHECKPOINT}
+    for name in rows:
+        if not isinstance(name, str) or not _folder_name(name) or re.search(r"[|\n]", name):
+            raise top.error(f"the row's name {name!r} is not a text of letters and digits.")
+        folder = _folder_name(name)
+        if folder in folders:
+            raise top.error(
+                f"the rows {folders[folder]!r} and {name!r} would have the same folder, {folder}; "
+                "rename one."
+            )
+        folders[folder] = name
+
+
+# Reading the file
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Refuses a key that stands twice in a mapping, of which YAML's own loader drops one."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                line = key.start_mark.line + 1
+                raise yaml.YAMLError(f"the key {key.value!r} stands there again in line {line}")
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+        return super().construct_mapping(node, deep)
+
+
+def _read(file: str | Path) -> Any:
+    try:
+        return yaml.load(Path(file).read_text(), _UniqueKeyLoader)
+    except OSError as error:
+        raise UserError(f"cannot read the matrix {file}: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is not a plain YAML file: {' '.join(str(error).split())}") from (
+            error
+        )
+
+
+_REQUIRED = object()
+
+
+class _Section:
+    """A mapping of the file, from which every key must be taken."""
+
+    def __init__(self, values: Any, where: str):
+        self.where = where
+        self.taken: list[str] = []
+        if not isinstance(values, dict):
+            raise self.error(f"this must be a mapping of keys to values, not {values!r}.")
+        self.values = values
+
+    def error(self, message: str) -> UserError:
+        return UserError(f"{self.where}: {message}")
+
+    def take(self, key: str, is_right: Callable[[Any], Any], what: str, default: Any = _REQUIRED):
+        self.taken.append(key)
+        if key not in self.values:
+            if default is _REQUIRED:
+                raise self.error(f"the key {key} is missing; it must be {what}.")
+            return default
+        value = self.values[key]
+        if not is_right(value):
+            raise self.error(f"{key} is {value!r}, but it must be {what}.")
+        return value
+
+    def check_all_taken(self) -> None:
+        for key in self.values:
+            if key not in self.taken:
+                similar = difflib.get_close_matches(str(key), self.taken, n=1)
+                hint = f"did you mean {similar[0]}?" if similar else f"use {', '.join(self.taken)}."
+                raise self.error(f"there is no key {key!r}; {hint}")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(key, str) for key in value)
+
+
+def _is_value(value: Any) -> bool:
+    return isinstance(value, str | bool | int | float | list)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(_is_text(item) for item in value)
+
+
+def _are_scalars(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str | int) for item in value)
+
+
+def _are_seeds(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) > 0
+        and all(type(item) is int and item >= 0 for item in value)
+        and len(set(value)) == len(value)
+    )
+
+
+def _are_metrics(value: Any) -> bool:
+    return _are_texts(value) and len(value) > 0 and all("/" in item for item in value)

@@ -1,0 +1,258 @@
+"""What a run leaves in its folder, so that the next start of the tool knows what is there."""
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import detectron2
+import torch
+import torchvision
+
+from .. import __version__, load_config
+from ..errors import UserError
+from .matrix import Run, flat_config
+
+__all__ = [
+    "check_unchanged",
+    "has_checkpoint",
+    "holder",
+    "iterations_done",
+    "lock",
+    "read_result",
+    "surroundings",
+    "write_result",
+    "write_start",
+    "write_text",
+]
+
+LOG = "run.log"  # what the processes of the run printed
+START = "run.json"  # what was asked for, written before the first process starts
+RESULT = "result.json"  # appears when the run is complete
+LOCK = "lock"
+
+
+def lock(run: Run) -> int | None:
+    """Lock the run's folder, which it makes.
+
+    The lock belongs to the file descriptor and to every process that inherits it: it ends with the
+    last of them, however that dies.
+
+    Returns:
+        The file descriptor, or None if another process has the lock.
+
+    Raises:
+        UserError: the folder can't be made, or its file system has no locks.
+    """
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(run.folder / LOCK, os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            if isinstance(error, BlockingIOError):
+                return None
+            raise
+    except OSError as error:
+        raise UserError(f"cannot use {run.folder} as an output: {error.strerror}.") from error
+    return descriptor
+
+
+def holder(run: Run) -> str | None:
+    """Who has the folder's lock, in words; None if nobody has it."""
+    if not (run.folder / LOCK).exists():
+        return None
+    descriptor = lock(run)
+    if descriptor is None:
+        return (run.folder / LOCK).read_text() or "another process"
+    os.close(descriptor)
+    return None
+
+
+def write_start(run: Run) -> float:
+    """Note what is asked for, before a process of the run starts.
+
+    Returns:
+        How many seconds the processes before it took.
+    """
+    before = _read_json(run.folder / START)
+    seconds = 0.0
+    if before:
+        # The last sign of life, since it may have been killed.
+        last_sign = (run.folder / LOG).stat().st_mtime if (run.folder / LOG).exists() else 0.0
+        seconds = before["seconds_before"] + max(0.0, last_sign - before["started"])
+    start = {
+        "settings": run.settings,
+        "source_finished": run.source and read_result(run.source)["finished"],
+        "seconds_before": seconds,
+        "started": time.time(),
+    }
+    _write_json(run.folder / START, start)
+    return seconds
+
+
+def read_result(run: Run) -> dict[str, Any] | None:
+    """What :func:`write_result` wrote, None if the run is not complete."""
+    return _read_json(run.folder / RESULT)
+
+
+def write_result(
+    run: Run, metrics: dict[str, float | None], seconds: float, context: dict[str, Any]
+) -> dict[str, Any]:
+    """Write, and return, the result of a complete run.
+
+    Args:
+        metrics: "task/metric" -> percent, None where it is not defined.
+        seconds: that its processes took, together.
+        context: more to be noted, like :func:`surroundings`.
+    """
+    result = {
+        "row": run.row,
+        "seed": run.seed,
+        "metrics": metrics,
+        "seconds": round(seconds, 1),
+        "iterations": run.iterations,
+        "iterations_per_second": _iterations_per_second(run.folder / "metrics.json"),
+        "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
+        **context,
+    }
+    _write_json(run.folder / RESULT, result)
+    return result
+
+
+def iterations_done(run: Run) -> int:
+    """How far the training is, in iterations, by the last line that it logged."""
+    for line in reversed(_metric_lines(run.folder / "metrics.json")):
+        if "iteration" in line:
+            return min(int(line["iteration"]) + 1, run.iterations)
+    return 0
+
+
+def has_checkpoint(run: Run) -> bool:
+    """Whether there is one to go on from."""
+    return (run.folder / "last_checkpoint").exists()
+
+
+def check_unchanged(run: Run) -> None:
+    """Raise a :class:`UserError` if the folder holds a run that the matrix does not ask for."""
+    remedy = f"Delete or move {run.folder}, or give the matrix another output."
+    start = _read_json(run.folder / START)
+    if start is None:
+        if has_checkpoint(run) or (run.folder / "metrics.json").exists():
+            raise UserError(f"{run.folder} holds a run of something else. {remedy}")
+        return
+    for key, value in run.settings.items():
+        if key != "config" and start["settings"][key] != value:
+            raise UserError(
+                f"{run.folder} was run with {key} {start['settings'][key]!r}, but the matrix now "
+                f"says {value!r}. {remedy}"
+            )
+    before, now = start["settings"]["config"], run.settings["config"]
+    if before != now:
+        # A key that is new in this version had its default; one that is gone tells nothing.
+        defaults = flat_config(load_config())
+        for key, value in now.items():
+            value_before = before.get(key, defaults.get(key))
+            if value != value_before:
+                raise UserError(
+                    f"{run.folder} was run with {key} {value_before!r}, but the matrix now gives "
+                    f"{value!r}. {remedy}"
+                )
+    source = run.source and read_result(run.source)
+    if run.source and start["source_finished"] != (source or {}).get("finished"):
+        raise UserError(
+            f"{run.folder} was made from a checkpoint of {run.source.name!r} that is no longer "
+            f"there. {remedy}"
+        )
+
+
+def surroundings(code: Path) -> dict[str, Any]:
+    """What ran it: the kind of machine, versions and, in a git checkout, the commit of ``code``."""
+    git = ["git", "--no-optional-locks", "-C", str(code)]
+    commit = _output(*git, "rev-parse", "--short=12", "HEAD")
+    if commit and _output(*git, "status", "--porcelain", "--untracked-files=no"):
+        commit += " with local changes"
+    return {
+        "machine": _machine(),
+        "versions": {
+            "swn_d2": __version__,
+            "detectron2": detectron2.__version__,
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "python": sys.version.split()[0],
+        },
+        "commit": commit or None,
+    }
+
+
+def _machine() -> str:
+    cores = len(os.sched_getaffinity(0))
+    try:
+        model = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+    except OSError:
+        model = None
+    machine = f"{cores} cores of {model.group(1).strip() if model else 'an unknown processor'}"
+    # Not by torch.cuda, which would take memory on the GPU for as long as the tool runs.
+    gpus = _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").splitlines()
+    for name in dict.fromkeys(gpus):
+        machine += f", {gpus.count(name)} x {name.strip()}"
+    return machine
+
+
+def _output(*command: str) -> str:
+    """What a command prints, "" if it fails or does not exist."""
+    try:
+        result = subprocess.run(command, capture_output=True, text=True)
+    except OSError:
+        return ""
+    return result.stdout.strip() if result.returncode == 0 else ""
+
+
+def _iterations_per_second(metrics_file: Path) -> float | None:
+    times = [line["time"] for line in _metric_lines(metrics_file) if line.get("time")]
+    return round(1 / statistics.median(times), 3) if times else None
+
+
+def _metric_lines(file: Path) -> list[dict[str, Any]]:
+    """The lines of Detectron2's metrics.json; what a kill has cut short is left out."""
+    lines = []
+    for text in file.read_text().splitlines() if file.exists() else ():
+        with contextlib.suppress(ValueError):
+            lines.append(json.loads(text))
+    return lines
+
+
+def _read_json(file: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(file.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {file}: {error}. Move its folder away.") from error
+
+
+def _write_json(file: Path, content: dict[str, Any]) -> None:
+    write_text(file, json.dumps(content, indent=1))
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a file that appears, or replaces the one before it, whole or not at all.
+
+    Raises:
+        UserError: it can't be written.
+    """
+    partial = file.with_name(file.name + ".partial")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text)
+        os.replace(partial, file)
+    except OSError as error:
+        raise UserError(f"cannot write {file}: {error.strerror}.") from error

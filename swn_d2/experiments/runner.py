@@ -1,0 +1,352 @@
+"""Runs what is missing, one process for each run, and says how far it is."""
+
+import math
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from . import records
+from .matrix import Matrix, Run
+from .progress import Work, duration, format_metric, time_left
+
+__all__ = ["Runner", "describe", "parse_evaluation"]
+
+POLL_SECONDS = 0.5
+HEARTBEAT_SECONDS = 300  # the longest time without a line of progress
+GRACE_SECONDS = 10  # between SIGTERM and SIGKILL
+
+
+@dataclass
+class _Process:
+    run: Run
+    popen: subprocess.Popen
+    lock: int
+    gpu: str | None
+    log_start: int  # where its part of the log starts, in bytes
+    seconds_before: float  # of the processes before it
+    iterations_before: int
+    started: float
+
+    @property
+    def seconds(self) -> float:
+        return time.time() - self.started
+
+
+class Runner:
+    """Runs a matrix.
+
+    Args:
+        matrix: what to run.
+        train_net: path of train_net.py.
+        jobs: how many runs at the same time; with ``gpus``, by default, one for each.
+        gpus: one GPU, as CUDA_VISIBLE_DEVICES has it, for each of the jobs; without them all runs
+            see all GPUs.
+
+    Raises:
+        UserError: ``jobs`` doesn't fit, or the output folder holds other runs than the matrix says.
+    """
+
+    def __init__(
+        self,
+        matrix: Matrix,
+        train_net: Path,
+        *,
+        jobs: int | None = None,
+        gpus: list[str] | None = None,
+    ):
+        self.jobs = jobs if jobs is not None else len(gpus or [None])
+        if self.jobs < 1 or (gpus and self.jobs > len(gpus)):
+            most = f", and at most {len(gpus)}, the number of --gpus" if gpus else ""
+            raise UserError(f"--jobs is {self.jobs}, but it must be at least 1{most}.")
+        self.matrix = matrix
+        self.train_net = train_net
+        self.free_gpus: deque[str | None] = deque(gpus or [None] * self.jobs)
+        self.running: list[_Process] = []
+        self.elsewhere: set[str] = set()  # names of runs that another process runs
+        self.results: dict[str, dict[str, Any]] = {}
+        self.failed: dict[str, str] = {}
+        self.pending: list[Run] = []
+        self.signal: int | None = None
+        self.last_line = time.monotonic()
+        for run in matrix.runs:
+            records.check_unchanged(run)
+            result = records.read_result(run)
+            if result:
+                self.results[run.name] = result
+            else:
+                self.pending.append(run)
+
+    def run(self) -> dict[str, str]:
+        """Run what is missing.
+
+        Returns:
+            The name of every run that failed, or could not start, and why.
+
+        Raises:
+            UserError: a command that makes the data failed.
+            SystemExit: after SIGINT, SIGTERM or SIGHUP, when all processes have ended.
+        """
+        if not self.pending:
+            return {}
+        self.context = {**records.surroundings(self.train_net.parent), "jobs": self.jobs}
+        before = {
+            number: signal.signal(number, self._note_signal)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        }
+        try:
+            self._make_data()
+            self._say(f"{len(self.pending)} to run, {self.jobs} at a time")
+            while (self.pending or self.running) and self.signal is None:
+                self._reap()
+                self._drop_hopeless()
+                self._start_what_fits()
+                if time.monotonic() - self.last_line > HEARTBEAT_SECONDS:
+                    self._say("still at it")
+                time.sleep(POLL_SECONDS)
+        finally:
+            self._stop_all()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        if self.signal is not None:
+            print("Stopped. The same command goes on from the last checkpoints.", flush=True)
+            raise SystemExit(128 + self.signal)
+        return self.failed
+
+    def _note_signal(self, number: int, frame: Any) -> None:
+        self.signal = number
+
+    def _environment(self) -> dict[str, str]:
+        threads = max(1, len(os.sched_getaffinity(0)) // self.jobs)
+        return {"OMP_NUM_THREADS": str(threads), **os.environ, **self.matrix.environment}
+
+    def _make_data(self) -> None:
+        for command in self.matrix.data:
+            print(f"$ {command}", flush=True)
+            words = shlex.split(command)
+            if words[0] == "python":
+                words[0] = sys.executable
+            try:
+                code = subprocess.run(words, env=self._environment()).returncode
+            except OSError as error:
+                raise UserError(f"cannot run {words[0]!r} (data): {error.strerror}.") from error
+            if code and self.signal is None:
+                raise UserError(f"the command above failed with exit status {code} (data).")
+
+    def _start_what_fits(self) -> None:
+        holders = {run.name: records.holder(run) for run in self.pending}
+        before, self.elsewhere = self.elsewhere, {name for name in holders if holders[name]}
+        for name in self.elsewhere - before:
+            self._say(f"{name}: left to {holders[name]}, which runs it already")
+        for run in list(self.pending):
+            if len(self.running) + len(self.elsewhere) >= self.jobs:
+                return
+            source_is_there = run.source is None or run.source.name in self.results
+            if source_is_there and run.name not in self.elsewhere:
+                self._start(run)
+
+    def _start(self, run: Run) -> None:
+        lock = records.lock(run)
+        if lock is None:
+            return  # another tool was faster
+        result = records.read_result(run)
+        if result:  # another tool has finished it
+            os.close(lock)
+            self.pending.remove(run)
+            self._finish(run, result, "done elsewhere")
+            return
+        seconds_before = records.write_start(run)
+        command = [sys.executable, str(self.train_net), *run.arguments()]
+        gpu = self.free_gpus.popleft()
+        environment = self._environment()
+        if gpu is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = gpu
+        with open(run.folder / records.LOG, "ab") as log:
+            log.write(f"\n$ {shlex.join(command)}\n".encode())
+            log.flush()
+            popen = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                pass_fds=[lock],  # so that the run is locked as long as any of its processes lives
+                start_new_session=True,  # Ctrl-C reaches the tool only, which then ends the run
+            )
+            log_start = log.tell()
+        iterations = records.iterations_done(run)
+        self.running.append(
+            _Process(run, popen, lock, gpu, log_start, seconds_before, iterations, time.time())
+        )
+        self.pending.remove(run)
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"process {popen.pid} on {socket.gethostname()}".encode(), 0)
+        goes_on = records.has_checkpoint(run) and not run.is_evaluation
+        self._say(f"{run.name}: {'goes on' if goes_on else 'starts'}")
+
+    def _reap(self) -> None:
+        for run in [run for run in self.pending if run.name in self.elsewhere]:
+            result = records.read_result(run)
+            if result:
+                self.pending.remove(run)
+                self._finish(run, result, "done elsewhere")
+        for process in list(self.running):
+            code = process.popen.poll()
+            if code is None:
+                continue
+            run = process.run
+            self.running.remove(process)
+            self.free_gpus.append(process.gpu)
+            with open(run.folder / records.LOG, "rb") as log:
+                log.seek(process.log_start)
+                text = log.read().decode(errors="replace")
+            metrics = parse_evaluation(text) if code == 0 else {}
+            missing = [metric for metric in self.matrix.metrics if metric not in metrics]
+            if not missing:
+                seconds = process.seconds_before + process.seconds
+                result = records.write_result(run, metrics, seconds, self.context)
+                self._finish(run, result, f"done in {duration(seconds)}")
+            else:
+                given = ", ".join(metrics) or "nothing"
+                lacks = f"the evaluation gave no {missing[0]}, but {given}"
+                why = _why(code, text) if code else lacks
+                self._fail(run, f"{why}\n    (log: {run.folder / records.LOG})")
+            # Only now, so that no other tool takes it up without seeing the result.
+            os.close(process.lock)
+
+    def _drop_hopeless(self) -> None:
+        for run in list(self.pending):
+            if run.source and run.source.name in self.failed:
+                self.pending.remove(run)
+                self._fail(run, f"not started, for it needs {run.source.name}, which failed")
+
+    def _stop_all(self) -> None:
+        """End the processes of all runs: politely, then not."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            left = [process.popen for process in self.running if process.popen.poll() is None]
+            for popen in left:
+                os.killpg(popen.pid, number)  # a run may have processes of its own
+            deadline = time.monotonic() + GRACE_SECONDS
+            while time.monotonic() < deadline and any(popen.poll() is None for popen in left):
+                time.sleep(0.05)
+        for process in self.running:
+            os.close(process.lock)
+
+    # What it says
+
+    def _finish(self, run: Run, result: dict[str, Any], how: str) -> None:
+        self.results[run.name] = result
+        self.elsewhere.discard(run.name)
+        metric = self.matrix.metrics[0]
+        self._say(f"{run.name}: {how}, {metric} {format_metric(result['metrics'], metric)}")
+
+    def _fail(self, run: Run, reason: str) -> None:
+        self.failed[run.name] = reason
+        self._say(f"{run.name}: FAILED: {reason}")
+
+    def _say(self, event: str) -> None:
+        """A line: how many are done, what has happened, and what is still to come."""
+        self.last_line = time.monotonic()
+        to_do = [Work(run.row, run.iterations) for run in self.pending]
+        done = [
+            Work(result["row"], result["iterations"], result["seconds"])
+            for result in self.results.values()
+        ]
+        states = []
+        for process in self.running:
+            run = process.run
+            now = records.iterations_done(run)
+            to_do.append(Work(run.row, run.iterations - now))
+            if now > process.iterations_before:
+                done.append(Work(run.row, now - process.iterations_before, process.seconds))
+            states.append(run.name + (f" {now / run.iterations:.0%}" if run.iterations else ""))
+        parts = [event]
+        if states:
+            parts.append("running: " + "; ".join(states))
+        if self.elsewhere:
+            parts.append("running elsewhere: " + "; ".join(sorted(self.elsewhere)))
+        if self.failed:
+            parts.append(f"{len(self.failed)} failed")
+        if to_do:
+            seconds = time_left(to_do, done, self.jobs)
+            parts.append("no estimate yet" if seconds is None else f"{duration(seconds)} left")
+        total = len(self.matrix.runs)
+        clock = time.strftime("%H:%M:%S")
+        print(f"[{len(self.results)}/{total}] {clock} {' | '.join(parts)}", flush=True)
+
+
+def describe(matrix: Matrix, train_net: Path) -> list[str]:
+    """What a start of the tool would do, in lines.
+
+    Raises:
+        UserError: the output folder holds other runs than the matrix says.
+    """
+    lines = [f"data: {command}" for command in matrix.data]
+    for run in matrix.runs:
+        records.check_unchanged(run)
+        result = records.read_result(run)
+        metric = matrix.metrics[0]
+        if result:
+            lines.append(f"{run.name}: done, {metric} {format_metric(result['metrics'], metric)}")
+        elif held_by := records.holder(run):
+            lines.append(f"{run.name}: being run by {held_by}")
+        else:
+            verb = "evaluate" if run.is_evaluation else "train"
+            if records.has_checkpoint(run) and not run.is_evaluation:
+                verb = f"go on, {records.iterations_done(run)} of {run.iterations} iterations done"
+            command = shlex.join([os.path.relpath(train_net), *run.arguments()])
+            lines.append(f"{run.name}: {verb}\n    {command}")
+    return lines
+
+
+def parse_evaluation(log: str) -> dict[str, float | None]:
+    """The metrics of the last evaluation in a log, "task/metric" -> percent.
+
+    Detectron2 prints them in lines with "copypaste:", for every test set. With several test sets
+    the names are "test set/task/metric", as in Detectron2's metrics.json. A metric is None where it
+    is not defined, as AP of large objects without any; but 0 if nothing at all was detected, for
+    which Detectron2 gives no number either.
+    """
+    of_sets: dict[str, dict[str, float | None]] = {}
+    current: dict[str, float | None] = {}
+    names: list[str] = []
+    task = ""
+    for line in log.splitlines():
+        if match := re.search(r"Evaluation results for (\S+) in csv format", line):
+            current = of_sets[match[1]] = {}
+        elif match := re.search(r"copypaste: Task: (\w+)", line):
+            task, names = match[1], []
+        elif match := re.search(r"copypaste: ([\w.,+-]+)$", line):
+            values = match[1].split(",")
+            if not names:
+                names = values
+                continue
+            numbers = [float(value) for value in values]
+            nothing_found = all(math.isnan(number) for number in numbers)
+            for name, number in zip(names, numbers, strict=True):
+                undefined = None if not nothing_found else 0.0
+                current[f"{task}/{name}"] = undefined if math.isnan(number) else number
+    if len(of_sets) == 1:
+        return current
+    return {f"{name}/{key}": v for name, metrics in of_sets.items() for key, v in metrics.items()}
+
+
+def _why(code: int, log: str) -> str:
+    """Why a process ended with an exit status that is not 0."""
+    lines = [line for line in log.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error: ")]
+    if errors:
+        return errors[-1]
+    if code < 0:
+        hint = "; the machine may have run out of memory" if -code == signal.SIGKILL else ""
+        return f"ended by {signal.Signals(-code).name}{hint}"
+    return f"exit status {code}; the log ends with\n    " + "\n    ".join(lines[-5:])

@@ -1,0 +1,157 @@
+"""The file that says what is run."""
+
+from pathlib import Path
+
+import pytest
+
+from swn_d2 import UserError
+from swn_d2.experiments import load_matrix
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = sorted((ROOT / "configs" / "experiments").glob("*.yaml"))
+
+
+def test_runs_are_rows_times_seeds(write_matrix, config_file, tmp_path):
+    matrix = load_matrix(write_matrix(common={"SOLVER.STEPS": [2, 3], "SOLVER.BASE_LR": 0.5}))
+    assert [(run.row, run.seed) for run in matrix.runs] == [
+        ("plain", 1),
+        ("lambda 0.1", 1),
+        ("plain", 2),
+        ("lambda 0.1", 2),
+    ]
+    assert matrix.runs[1].arguments() == [
+        *("--config-file", str(config_file), "--resume"),
+        *("SOLVER.STEPS", "[2, 3]", "SOLVER.BASE_LR", "0.5", "MODEL.SWN.LAMBDA_BOX", "0.1"),
+        *("SEED", "1", "OUTPUT_DIR", str(tmp_path / "output" / "lambda_0.1" / "seed_1")),
+    ]
+    assert {run.iterations for run in matrix.runs} == {4}
+    assert matrix.title == "matrix" and matrix.metrics == ("bbox/AP",)
+
+
+def test_a_rows_own_overrides_come_last(write_matrix, config_file):
+    row = {"config": str(config_file), "overrides": {"SOLVER.MAX_ITER": 7}}
+    matrix = load_matrix(write_matrix(common={"SOLVER.MAX_ITER": 9}, rows={"plain": row}))
+    assert {run.iterations for run in matrix.runs} == {7}
+
+
+def test_rows_start_from_the_checkpoint_of_their_seed(write_matrix, config_file, tmp_path):
+    rows = {
+        "soft": {"config": str(config_file), "evaluate": "plain"},
+        "plain": {"config": str(config_file)},
+    }
+    matrix = load_matrix(
+        write_matrix(
+            checkpoint={"config": str(config_file)},
+            train_net_args=["--num-gpus", 2],
+            rows=rows,
+        )
+    )
+    checkpoint, plain, soft = matrix.runs[:3]
+    assert [run.row for run in matrix.runs[:3]] == ["checkpoint", "plain", "soft"]
+    assert matrix.rows == ("soft", "plain")  # as in the file
+    assert "MODEL.WEIGHTS" not in checkpoint.arguments()
+    folder = tmp_path / "output"
+    for run, source in ((plain, "checkpoint"), (soft, "plain")):
+        arguments = run.arguments()
+        weights = arguments[arguments.index("MODEL.WEIGHTS") + 1]
+        assert weights == str(folder / source / "seed_1" / "model_final.pth")
+    assert "--resume" in plain.arguments() and "--eval-only" not in plain.arguments()
+    assert "--eval-only" in soft.arguments() and "--resume" not in soft.arguments()
+    # Two such runs side by side would otherwise use the same port.
+    assert plain.arguments()[3:7] == ["--num-gpus", "2", "--dist-url", "auto"]
+
+
+ROW = {"config": "configs/none.yaml"}
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"seed": [1]}, "no key 'seed'; did you mean seeds"),
+        ({"output": None}, "key output is missing; it must be the path"),
+        ({"seeds": None}, "key seeds is missing"),
+        ({"seeds": []}, r"seeds is \[\], but it must be a list of different whole numbers"),
+        ({"seeds": [1, 1]}, r"seeds is \[1, 1\]"),
+        ({"seeds": [-1]}, r"seeds is \[-1\]"),
+        ({"seeds": [True]}, r"seeds is \[True\]"),
+        ({"metrics": []}, "metrics is"),
+        ({"metrics": ["AP"]}, r"\['AP'\], but it must be a list like \[bbox/AP"),
+        ({"baseline": "plane"}, "baseline 'plane' is none of the rows: plain, lambda 0.1"),
+        ({"baseline": None}, "key baseline is missing"),
+        ({"rows": {}}, "rows is {}"),
+        ({"rows": [1]}, r"rows is \[1\]"),
+        ({"rows": {"plain": None}}, "row 'plain': this must be a mapping"),
+        ({"rows": {"plain": {}}}, "row 'plain': the key config is missing"),
+        ({"rows": {"plain": ROW}}, "row 'plain': .*config.* configs/none.yaml"),
+        ({"rows": {"plain": {**ROW, "overide": {}}}}, "no key 'overide'; did you mean overrides"),
+        ({"rows": {"plain": ROW, "plain ": ROW}}, "'plain' and 'plain ' .* same folder, plain"),
+        ({"rows": {"plain": ROW, "checkpoint": ROW}}, "'checkpoint' and 'checkpoint' .* folder"),
+        ({"rows": {"plain": ROW, "a|b": ROW}}, r"name 'a\|b'"),
+        ({"rows": {"plain": ROW, "+": ROW}}, r"name '\+'"),
+        ({"common": {"SEED": 3}}, "SEED can't be overridden"),
+        ({"common": {"SOLVER.STEPS": None}}, "SOLVER.STEPS: None is not"),
+        ({"common": {"SOLVER.MAX_ITR": 3}}, "SOLVER.MAX_ITR .*Did you mean SOLVER.MAX_ITER"),
+        ({"common": ["SOLVER.MAX_ITER", 3]}, "common is .* must be a mapping"),
+        ({"train_net_args": ["--resume"]}, "can't have --resume"),
+        ({"train_net_args": "--num-gpus 8"}, "must be a list of arguments"),
+        ({"environment": ["A=B"]}, "must be a mapping from names"),
+        ({"data": "make_data.py"}, "must be a list of commands"),
+        ({"checkpoint": ROW}, "checkpoint: .*config.* configs/none.yaml"),
+        ({"checkpoint": {**ROW, "evaluate": "plain"}}, "checkpoint: there is no key 'evaluate'"),
+    ],
+)
+def test_mistakes_are_named(write_matrix, changes, message):
+    with pytest.raises(UserError, match=message) as error:
+        load_matrix(write_matrix(**changes))
+    assert "matrix.yaml: " in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("evaluated", ["none", "soft", "softer"])
+def test_only_a_trained_row_can_be_evaluated(write_matrix, config_file, evaluated):
+    row = {"config": str(config_file)}
+    rows = {
+        "plain": row,
+        "soft": {**row, "evaluate": evaluated},
+        "softer": {**row, "evaluate": "plain"},
+    }
+    with pytest.raises(UserError, match=f"row 'soft': evaluate must be .* not '{evaluated}'"):
+        load_matrix(write_matrix(rows=rows))
+
+
+def test_weights_of_a_checkpoint_are_not_overridden(write_matrix, config_file):
+    changes = {"common": {"MODEL.WEIGHTS": "mine.pth"}, "checkpoint": {"config": str(config_file)}}
+    with pytest.raises(UserError, match="row 'plain': MODEL.WEIGHTS can't be overridden"):
+        load_matrix(write_matrix(**changes))
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("rows: {a: 1, a: 2}", "the key 'a' stands there again in line 1"),
+        ("rows: [", "is not a plain YAML file"),
+        ("rows: !!python/object/apply:os.system ['true']", "is not a plain YAML file"),
+        ("", "this must be a mapping of keys to values, not None"),
+        ("- 1", "this must be a mapping"),
+        (None, "cannot read the matrix .*: No such file"),
+    ],
+)
+def test_files_that_are_no_matrix(tmp_path, text, message):
+    path = tmp_path / "matrix.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_matrix(path)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_matrices(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    matrix = load_matrix(path)
+    assert f"python tools/run_experiments.py configs/experiments/{path.name}" in path.read_text()
+    assert matrix.output == Path("output", "experiments", path.stem)
+    # Rows that are compared have the same schedule and see the same data.
+    trained = [run for run in matrix.runs if run.row in matrix.rows and not run.is_evaluation]
+    for key in ("SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.BASE_LR", "SOLVER.IMS_PER_BATCH"):
+        assert len({str(run.settings["config"][key]) for run in trained}) == 1, key
+    for key in ("DATASETS.TRAIN", "DATASETS.TEST"):
+        assert len({str(run.settings["config"][key]) for run in matrix.runs}) == 1, key

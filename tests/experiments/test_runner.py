@@ -1,0 +1,199 @@
+"""The tool as a user runs it: real trainings in processes, killed and started again."""
+
+import importlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from swn_d2.data import make_digit_scenes
+from swn_d2.errors import UserError
+from swn_d2.experiments import Runner, load_matrix, records
+
+TOOL = Path(__file__).parents[2] / "tools" / "run_experiments.py"
+sys.path.insert(0, str(TOOL.parent))
+tool_here = importlib.import_module("run_experiments")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """The arguments of train_net.py that name the data."""
+    root = tmp_path_factory.mktemp("data") / "digits"
+    make_digit_scenes(root, num_train=8, num_val=4, image_size=(96, 64))
+    arguments = []
+    for split in ("train", "val"):
+        annotations = root / "annotations" / f"instances_{split}.json"
+        arguments += ["--register-coco", f"mine_{split}", str(annotations), str(root / split)]
+    return arguments
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts the tool, which writes into the file ``printed``; ends what is left of it."""
+    tools = []
+
+    def start_tool(file, *arguments):
+        with open(tmp_path / "printed", "w") as printed:
+            command = [sys.executable, str(TOOL), str(file), *arguments]
+            tools.append(subprocess.Popen(command, stdout=printed, stderr=subprocess.STDOUT))
+        return tools[-1]
+
+    yield start_tool
+    for tool in tools:
+        if tool.poll() is None:
+            tool.send_signal(signal.SIGTERM)  # so that it ends its own processes
+            tool.wait()
+
+
+@pytest.fixture
+def run_here(monkeypatch):
+    """Runs the tool in this process, which saves a start of Python; gives its exit status."""
+
+    def run_tool(file, *arguments):
+        monkeypatch.setattr(sys, "argv", [str(TOOL), str(file), *arguments])
+        try:
+            tool_here.main()
+        except SystemExit as exit:
+            return exit.code
+        return 0
+
+    return run_tool
+
+
+def wait_until(condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def pid_of(run):
+    return int(re.match(r"process (\d+) on", records.holder(run))[1])
+
+
+def test_killed_at_any_time_it_does_what_is_missing(
+    write_matrix, config_file, data, start, run_here, tmp_path, capsys
+):
+    config = {"config": str(config_file)}
+    file = write_matrix(
+        seeds=[1],
+        train_net_args=data,
+        common={"SOLVER.MAX_ITER": 30},
+        rows={
+            "plain": config,
+            "broken": {**config, "overrides": {"SOLVER.BASE_LR": 1e9, "SOLVER.WARMUP_ITERS": 0}},
+            "on broken": {**config, "evaluate": "broken"},
+            "evaluated": {**config, "evaluate": "plain"},
+        },
+    )
+    matrix = load_matrix(file)
+    plain, broken, on_broken, evaluated = matrix.runs
+    printed = tmp_path / "printed"
+
+    # The tool alone is killed. The training goes on, and nobody else starts it again.
+    tool = start(file)
+    wait_until(lambda: (plain.folder / "model_0000003.pth").exists())
+    tool.kill()
+    tool.wait()
+    first = pid_of(plain)
+    os.killpg(first, signal.SIGSTOP)  # so that it is still there when the tool is
+    tool = start(file)
+    wait_until(lambda: f"plain, seed 1: left to process {first} on" in printed.read_text())
+    # Now both are killed.
+    os.killpg(first, signal.SIGKILL)
+    tool.kill()
+    tool.wait()
+    wait_until(lambda: records.holder(plain) is None)
+    assert not (plain.folder / "model_final.pth").exists()
+
+    assert run_here(file, "--jobs", "2") == 1
+    text = "".join(capsys.readouterr())
+    log = (plain.folder / "run.log").read_text()
+    assert log.count("$ ") == 2
+    assert int(re.findall(r"Starting training from iteration (\d+)", log)[-1]) >= 4
+    assert "[0/4]" in text and "[2/4]" in text and "[3/4]" not in text
+    assert re.search(r"broken, seed 1: FAILED: error: training has diverged .*\n +\(log: ", text)
+    assert "on broken, seed 1: FAILED: not started, for it needs broken, seed 1" in text
+    assert not on_broken.folder.exists()
+    row = re.search(r"^\| plain \| 1 \| ([\d.]+) \| – \|$", text, re.M)
+    assert f"| evaluated | 1 | {row[1]} | +0.00 |" in text  # the same detector
+    assert "Missing: broken, seed 1; on broken, seed 1." in text
+    assert text.count("FAILED") == 4  # when it happened, and at the end
+    assert records.read_result(plain)["metrics"] == records.read_result(evaluated)["metrics"]
+    assert records.read_result(plain)["iterations_per_second"] > 0
+    assert (matrix.output / "results.png").exists()
+
+    # What failed is tried again, and nothing else. SIGTERM ends it.
+    processes = []
+
+    def terminate():
+        wait_until(lambda: records.holder(broken) and "process" in records.holder(broken))
+        processes.append(pid_of(broken))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=terminate)
+    thread.start()
+    assert run_here(file) == 128 + signal.SIGTERM
+    thread.join()
+    text = capsys.readouterr().out
+    assert "[2/4]" in text and "1 to run" not in text and "Stopped. The same command" in text
+    with pytest.raises(ProcessLookupError):
+        os.killpg(processes[0], 0)
+    assert records.holder(broken) is None
+    assert (plain.folder / "run.log").read_text() == log
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_data_first_then_jobs_with_a_gpu_each(write_matrix, tmp_path, monkeypatch):
+    """With a script that notes what it was given, and fails, in the place of train_net.py."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, time; start = time.time(); time.sleep(1)\n"
+        "e = os.environ; made = os.path.exists(e['MADE'])\n"
+        "print('noted', e['CUDA_VISIBLE_DEVICES'], e['OMP_NUM_THREADS'], made, end=' ')\n"
+        "print(start, time.time())\n"
+        "raise SystemExit(3)"
+    )
+    made = tmp_path / "made here"
+    matrix = load_matrix(write_matrix(environment={"MADE": str(made)}, data=[f"touch '{made}'"]))
+    failed = Runner(matrix, script, gpus=["5", "7"]).run()
+    assert set(failed) == {run.name for run in matrix.runs}
+    notes = [
+        re.search(r"status 3; .*\n +noted (.*)", reason)[1].split() for reason in failed.values()
+    ]
+    threads = max(1, len(os.sched_getaffinity(0)) // 2)
+    assert {tuple(note[1:3]) for note in notes} == {(str(threads), "True")}
+    intervals = sorted((float(note[3]), float(note[4]), note[0]) for note in notes)
+    for start, _, gpu in intervals:
+        same_time = [other for other in intervals if other[0] <= start < other[1]]
+        assert sum(other[2] == gpu for other in same_time) == 1
+        assert len(same_time) <= 2
+    assert intervals[1][0] < intervals[0][1]  # two at a time
+    assert {gpu for _, _, gpu in intervals} == {"5", "7"}
+
+
+def test_data_that_cannot_be_made_stops_all(write_matrix):
+    matrix = load_matrix(write_matrix(data=["false"]))
+    with pytest.raises(UserError, match="failed with exit status 1"):
+        Runner(matrix, TOOL).run()
+    matrix = load_matrix(write_matrix(data=["no-such-command"]))
+    with pytest.raises(UserError, match="cannot run 'no-such-command'"):
+        Runner(matrix, TOOL).run()
+    assert not matrix.output.exists()
+
+
+def test_dry_run_and_table_run_nothing(write_matrix, run_here, capsys):
+    file = write_matrix(seeds=[1])
+    assert run_here(file, "--dry-run") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "plain, seed 1: train" and lines[2] == "lambda 0.1, seed 1: train"
+    assert "train_net.py --config-file" in lines[1] and "--resume" in lines[1]
+    assert run_here(file, "--table").endswith("output has no results yet.")
+    assert not load_matrix(file).output.exists()

@@ -1,0 +1,67 @@
+#!/usr/bin/env python3
+"""Run a matrix of configs, overrides and seeds, and make its table. See docs/experiments.md."""
+
+import argparse
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from swn_d2.errors import UserError, require_detectron2, user_errors_exit
+
+with user_errors_exit():
+    require_detectron2()
+
+from swn_d2.experiments import Runner, collect, describe, load_matrix, write_results
+
+TRAIN_NET = Path(__file__).resolve().parents[1] / "train_net.py"
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line; ``argv`` defaults to the process's own."""
+    parser = argparse.ArgumentParser(
+        description="Run what is missing of a matrix of configs, overrides and seeds, each run in "
+        "a process of its own, and write its table and plot. Stopped in any way, the same command "
+        "goes on. Paths are relative to the current folder."
+    )
+    parser.add_argument("matrix", help="a YAML file, like those in configs/experiments")
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help="runs at the same time (default: 1, or one per GPU)"
+    )
+    parser.add_argument(
+        "--gpus",
+        type=lambda text: text.split(","),
+        metavar="0,1,...",
+        help="give each of the runs at the same time one of these GPUs for itself",
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    what.add_argument("--table", action="store_true", help="only make the table of what is there")
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    """Run the tool."""
+    args = parse_args()
+    with user_errors_exit():
+        matrix = load_matrix(args.matrix)
+        if args.dry_run:
+            print("\n".join(describe(matrix, TRAIN_NET)))
+            return
+        failed = {}
+        if not args.table:
+            failed = Runner(matrix, TRAIN_NET, jobs=args.jobs, gpus=args.gpus).run()
+        results = collect(matrix)
+        if failed and not results:
+            raise UserError("every run failed; the lines above say why.")
+        tool = os.path.relpath(__file__)
+        print("\n" + write_results(matrix, results, shlex.join(["python", tool, args.matrix])))
+        print(f"In {matrix.output}: results.md, results.csv, runs.csv, results.png")
+        for name, reason in failed.items():
+            print(f"FAILED: {name}: {reason}", file=sys.stderr)
+        if failed:
+            raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
