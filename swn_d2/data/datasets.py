@@ -6,13 +6,17 @@ Detectron2 itself names COCO 2017 (``coco_2017_train``, ...) and Pascal VOC (``v
 
 import argparse
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances
+from detectron2.data.datasets import load_coco_json, register_coco_instances
 from detectron2.utils.file_io import PathManager
 
 from swn_d2.errors import UserError
+
+from .sample_weights import SAMPLE_WEIGHT
 
 __all__ = [
     "add_register_coco_argument",
@@ -29,16 +33,48 @@ def digit_scenes_root() -> Path:
 
 
 def register_digit_scenes() -> None:
-    """Register ``digit_scenes_train`` and ``digit_scenes_val`` under ``$DETECTRON2_DATASETS``.
+    """Register ``digit_scenes_train`` and ``digit_scenes_val`` under ``$DETECTRON2_DATASETS``, and
+    two training sets that know which boxes are jittered, as no weighter does:
+    ``digit_scenes_train_clean``, where they are exact, and ``digit_scenes_train_oracle``, where
+    they have weight 0.
 
     No file is touched. Names that exist are kept.
     """
     root = digit_scenes_root()
+    for name, correct in (
+        ("digit_scenes_train_clean", _take_clean_box),
+        ("digit_scenes_train_oracle", _leave_out_jittered),
+    ):
+        if name not in DatasetCatalog:
+            DatasetCatalog.register(name, partial(_load_corrected, name, correct))
+            MetadataCatalog.get(name).set(
+                json_file=str(root / "annotations" / "instances_train.json"),
+                image_root=str(root / "train"),
+                evaluator_type="coco",
+            )
     for split in ("train", "val"):
         name = f"digit_scenes_{split}"
         if name not in DatasetCatalog:
             annotations = root / "annotations" / f"instances_{split}.json"
             register_coco_instances(name, {}, str(annotations), str(root / split))
+
+
+def _load_corrected(name: str, correct: Callable[[dict], None]) -> list[dict]:
+    metadata = MetadataCatalog.get(name)
+    records = load_coco_json(metadata.json_file, metadata.image_root, name, ["clean_bbox"])
+    for record in records:
+        for annotation in record["annotations"]:
+            correct(annotation)
+    return records
+
+
+def _take_clean_box(annotation: dict) -> None:
+    annotation["bbox"] = annotation["clean_bbox"]
+
+
+def _leave_out_jittered(annotation: dict) -> None:
+    if annotation["bbox"] != annotation["clean_bbox"]:
+        annotation[SAMPLE_WEIGHT] = 0.0
 
 
 def register_coco(name: str, json_file: str, image_dir: str) -> None:

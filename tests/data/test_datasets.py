@@ -2,9 +2,11 @@ import argparse
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from pycocotools import mask
 
 from swn_d2.data import (
     add_register_coco_argument,
+    make_digit_scenes,
     register_coco,
     register_digit_scenes,
     register_from_args,
@@ -49,6 +51,36 @@ def test_digit_scenes_live_under_detectron2_datasets(monkeypatch, tmp_path):
         monkeypatch.undo()
         register_digit_scenes()
     assert {s: MetadataCatalog.get(f"digit_scenes_{s}").json_file for s in before} == before
+
+
+def test_training_sets_that_know_which_boxes_are_jittered(monkeypatch, tmp_path):
+    names = [n for n in DatasetCatalog if n.startswith("digit_scenes_")]
+
+    def register_anew():
+        for name in names:
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+        register_digit_scenes()
+
+    try:
+        monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+        register_anew()
+        make_digit_scenes(tmp_path / "digit_scenes", num_train=20, num_val=1, box_noise_share=0.5)
+        noisy, clean, oracle = (
+            [a for record in DatasetCatalog.get(name) for a in record["annotations"]]
+            for name in [f"digit_scenes_train{kind}" for kind in ("", "_clean", "_oracle")]
+        )
+    finally:
+        monkeypatch.undo()
+        register_anew()
+    jittered = [a["bbox"] != b["bbox"] for a, b in zip(noisy, clean, strict=True)]
+    assert 0.3 < sum(jittered) / len(jittered) < 0.7
+    assert [a["bbox"] for a in oracle] == [a["bbox"] for a in noisy]
+    assert [a.get("sample_weight", 1.0) for a in oracle] == [0.0 if j else 1.0 for j in jittered]
+    assert not any("sample_weight" in a for a in [*noisy, *clean])
+    for a in clean:  # they are the extents of the masks
+        x, y, w, h = mask.toBbox(a["segmentation"])
+        assert a["bbox"] == [x, y, w, h]
 
 
 def test_register_from_the_command_line(files, clean_catalog):
