@@ -132,10 +132,17 @@ def _notes(matrix: Matrix, results: Results) -> Iterable[str]:
     if nothing:
         yield ""
         yield f"Nothing right was detected, which counts as 0: {'; '.join(nothing)}."
-    missing = [run.name for run in matrix.runs if (run.row, run.seed) not in results]
+    missing: dict[str, list[int]] = {}
+    for run in matrix.runs:
+        if (run.row, run.seed) not in results:
+            missing.setdefault(run.row, []).append(run.seed)
     if missing:
+        rows = [
+            f"{row}, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+            for row, seeds in missing.items()
+        ]
         yield ""
-        yield f"**Not complete.** Missing: {'; '.join(missing)}."
+        yield f"**Not complete.** Missing: {'; '.join(rows)}."
 
 
 def _circumstances(results: Results) -> Iterable[str]:

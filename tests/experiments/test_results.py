@@ -60,6 +60,12 @@ def test_table(matrix):
     assert runs[0]["machine"] == "2 cores" and runs[0]["seconds"] == "60.0000"
 
 
+def test_missing_seeds_are_gathered(matrix):
+    finish(matrix, {("plain", 1): 50.0})
+    text = write_results(matrix, collect(matrix), "command")
+    assert "Missing: plain, seed 2; lambda 0.1, seeds 1, 2." in text
+
+
 def test_what_is_missing_is_said(matrix):
     finish(matrix, {("plain", 1): 50.0, ("plain", 2): 52.0, ("lambda 0.1", 2): 53.5})
     text = write_results(matrix, collect(matrix), "command")
