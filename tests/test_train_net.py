@@ -166,7 +166,7 @@ def test_bad_input_in_a_process_of_its_own(config_file, data):
     [
         (["MODEL.SWN.LAMDA_CLS", "0.1"], "MODEL.SWN.LAMDA_CLS.*mean MODEL.SWN.LAMBDA_CLS"),
         (["MODEL.SWN.LAMBDA_CLS", "-1.0"], "LAMBDA_CLS is -1.0.*at least 0"),
-        (["MODEL.SAMPLE_WEIGHTER.NAME", "OHME"], "OHME.*SWN, Uniform"),
+        (["MODEL.SAMPLE_WEIGHTER.NAME", "OHME"], "OHME.*SWN.*Uniform"),
         (["MODEL.WEIGHTS", "no/such.pth"], "no/such.pth"),
         (["SOLVER.AMP.ENABLED", "True"], "AMP.*GPU"),
         (["SOLVER.BASE_LR", "fast"], "not valid.*BASE_LR"),

@@ -6,10 +6,16 @@ import torch
 from detectron2.modeling import RetinaNet
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 
+from ..errors import UserError
 from ..weighting import SWN, SampleWeighter, build_sample_weighter
 from .box_losses import box_loss_dim
 
-__all__ = ["build_weighter", "same_random_numbers_after", "warn_of_l1"]
+__all__ = [
+    "build_weighter",
+    "refuse_untrained_variance",
+    "same_random_numbers_after",
+    "warn_of_l1",
+]
 
 
 def same_random_numbers_after():
@@ -33,6 +39,16 @@ def build_weighter(cfg, *, box_loss_type: str, has_mask: bool) -> SampleWeighter
     with same_random_numbers_after():
         return build_sample_weighter(
             cfg, box_loss_dim=box_loss_dim(box_loss_type), has_mask=has_mask
+        )
+
+
+def refuse_untrained_variance(weighter: SampleWeighter, detector: FastRCNNOutputLayers) -> None:
+    """Raise a UserError if a layer for variances would get no gradient."""
+    if detector.log_variance is not None and not weighter.uses_log_variance:
+        raise UserError(
+            "MODEL.ROI_BOX_HEAD.LOG_VARIANCE is True, but the sample weighter "
+            f"{type(weighter).__name__} does not train the variances; set it to False, or "
+            "MODEL.SAMPLE_WEIGHTER.NAME to KLLoss."
         )
 
 

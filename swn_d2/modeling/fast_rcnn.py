@@ -7,15 +7,14 @@ from detectron2.config import configurable
 from detectron2.modeling.roi_heads.fast_rcnn import (
     FastRCNNOutputLayers,
     _log_classification_stats,
-    fast_rcnn_inference,
 )
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import UserError
 from ..weighting import SampleLosses, SampleStatistics
-from .inference import NO_SUPPRESSION, Suppression, corner_variances
+from .inference import Suppression, corner_variances
 from .objects import class_weights_tensor
 from .samples import gather_samples
 
@@ -200,18 +199,19 @@ class SWNFastRCNNOutputLayers(FastRCNNOutputLayers):
         _, deltas = predictions
         start, result = 0, []
         for of_image, image_boxes, image_probs in zip(proposals, boxes, probs, strict=True):
-            # Detectron2 leaves out the others, and counts regions without them.
+            clipped = Boxes(image_boxes.reshape(-1, 4))
+            clipped.clip(of_image.image_size)
+            per_class = clipped.tensor.view(len(of_image), image_boxes.shape[1] // 4, 4)
             finite = image_boxes.isfinite().all(dim=1) & image_probs.isfinite().all(dim=1)
-            regions = finite.nonzero().squeeze(1)
-            (found,), (kept,) = fast_rcnn_inference(
-                [image_boxes[regions]],
-                [image_probs[regions]],
-                [of_image.image_size],
-                self.test_score_thresh,
-                NO_SUPPRESSION,
-                -1,
-            )
-            found.region = regions[kept]
+            scores = image_probs[:, :-1]
+            passes = (scores > self.test_score_thresh) & finite[:, None]
+            region, category = passes.nonzero(as_tuple=True)
+            box_of = category if per_class.shape[1] > 1 else torch.zeros_like(category)
+            found = Instances(of_image.image_size)
+            found.pred_boxes = Boxes(per_class[region, box_of])
+            found.scores = scores[region, category]
+            found.pred_classes = category
+            found.region = region
             if self.log_variance is not None:
                 rows, anchors = start + found.region, of_image.proposal_boxes.tensor[found.region]
                 found.variances = corner_variances(

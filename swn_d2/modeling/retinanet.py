@@ -64,11 +64,12 @@ class SWNRetinaNet(RetinaNet):
             )
         self.sample_weighter = sample_weighter
         self.suppression = suppression or Suppression()
+        if self.suppression.method == "iou_guided" or self.suppression.voting_sigma is not None:
+            raise UserError("IoU-guided NMS and variance voting are for the regions of an R-CNN.")
         self.register_buffer(
             "class_weights", class_weights_tensor(class_weights, self.num_classes), persistent=False
         )
-        # The objects of the batch: Detectron2 does not hand them on to where the losses are.
-        self._targets: list[Instances] | None = None
+        self._targets: list[Instances] | None = None  # the objects of the batch in training
         warn_of_l1(sample_weighter, self)
         if isinstance(sample_weighter, SWN) and sample_weighter.regularizer_divisor == "loss":
             raise UserError(
@@ -89,6 +90,7 @@ class SWNRetinaNet(RetinaNet):
         return ret
 
     def label_anchors(self, anchors, gt_instances):
+        # Detectron2 does not hand the objects on to the losses.
         self._targets = gt_instances
         return super().label_anchors(anchors, gt_instances)
 
@@ -115,6 +117,7 @@ class SWNRetinaNet(RetinaNet):
             gt_labels: per image, (A,): a class, K for background, -1 to ignore the anchor.
             gt_boxes: per image, (A, 4); what is said of anchors without a class is not used.
         """
+        targets, self._targets = self._targets, None
         # All images after one another: N * A anchors, of which those are samples ...
         labels = torch.cat(gt_labels)
         samples = (labels >= 0).nonzero().squeeze(1)
@@ -164,7 +167,7 @@ class SWNRetinaNet(RetinaNet):
             fg_boxes=anchors[positives % len(anchors)],
             fg_gt_boxes=torch.cat(gt_boxes)[positives],
             normalizer=self._update_normalizer(len(foreground), len(gt_labels)),
-            targets=self._targets,
+            targets=targets,
             class_weights=self.class_weights,
             details={
                 "true_prob": true_prob,

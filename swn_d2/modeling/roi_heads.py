@@ -18,7 +18,12 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..weighting import SampleLosses, SampleStatistics, SampleWeighter
-from .build import build_weighter, same_random_numbers_after, warn_of_l1
+from .build import (
+    build_weighter,
+    refuse_untrained_variance,
+    same_random_numbers_after,
+    warn_of_l1,
+)
 from .fast_rcnn import SWNFastRCNNOutputLayers
 from .iou_head import IoUHead
 from .mask_head import has_sample_losses, sample_mask_losses
@@ -40,12 +45,6 @@ class _Samples:
 
     mask_on: bool
     num_classes: int
-    # The objects of the batch: Detectron2 does not hand them on to where the losses are.
-    _targets: list[Instances] | None = None
-
-    def label_and_sample_proposals(self, proposals: list[Instances], targets: list[Instances]):
-        self._targets = targets
-        return super().label_and_sample_proposals(proposals, targets)
 
     @property
     def weights_masks(self) -> bool:
@@ -108,11 +107,14 @@ class SWNROIHeads(_Samples, StandardROIHeads):
                 :class:`SWNFastRCNNOutputLayers`.
 
         Raises:
-            UserError: the NMS is IoU-guided, but there is no ``iou_head``.
+            UserError: the NMS is IoU-guided, but there is no ``iou_head``, or there is a layer for
+                variances that the weighter does not train.
         """
         super().__init__(**kwargs)
         self.sample_weighter = sample_weighter
         self.iou_head = iou_head
+        self._targets: list[Instances] | None = None  # the objects of the batch in training
+        refuse_untrained_variance(sample_weighter, self.box_predictor)
         if iou_head is None and self._is_iou_guided:
             raise UserError(
                 "MODEL.NMS.METHOD is iou_guided, which needs the IoU head; set "
@@ -136,6 +138,11 @@ class SWNROIHeads(_Samples, StandardROIHeads):
         ret["box_predictor"] = _with_sample_losses(cfg, ret["box_head"], ret["box_predictor"])
         return ret
 
+    def label_and_sample_proposals(self, proposals: list[Instances], targets: list[Instances]):
+        # Detectron2 does not hand the objects on to _forward_box.
+        self._targets = targets
+        return super().label_and_sample_proposals(proposals, targets)
+
     def _forward_box(self, features: dict[str, Tensor], proposals: list[Instances]):
         if not self.training and not self._is_iou_guided:
             return super()._forward_box(features, proposals)
@@ -150,7 +157,8 @@ class SWNROIHeads(_Samples, StandardROIHeads):
             candidates = self.box_predictor.candidates(predictions, proposals)
             self.iou_head.rate(pool, candidates)
             return self.box_predictor.suppress(candidates)[0]
-        losses, statistics = self.box_predictor.sample_losses(predictions, proposals, self._targets)
+        targets, self._targets = self._targets, None
+        losses, statistics = self.box_predictor.sample_losses(predictions, proposals, targets)
         if self.train_on_pred_boxes:
             with torch.no_grad():
                 boxes = self.box_predictor.predict_boxes_for_gt_classes(predictions, proposals)
@@ -159,7 +167,7 @@ class SWNROIHeads(_Samples, StandardROIHeads):
         losses, statistics = self._with_masks(losses, statistics, features, proposals)
         result = weighted_losses(self.sample_weighter, losses, statistics)
         if self.iou_head is not None:
-            result.update(self.iou_head.losses(pool, self._targets))
+            result.update(self.iou_head.losses(pool, targets))
         return result
 
     @property
@@ -185,7 +193,8 @@ class SWNCascadeROIHeads(_Samples, CascadeROIHeads):
                 :class:`SWNFastRCNNOutputLayers`.
 
         Raises:
-            UserError: there are more or fewer weighters than stages, or the NMS is IoU-guided.
+            UserError: there are more or fewer weighters than stages, the NMS is IoU-guided, or
+                there is a layer for variances that the weighters do not train.
         """
         super().__init__(**kwargs)
         if self.box_predictor[-1].suppression.method == "iou_guided":
@@ -197,6 +206,7 @@ class SWNCascadeROIHeads(_Samples, CascadeROIHeads):
                 "give one for each stage."
             )
         self.sample_weighter = nn.ModuleList(sample_weighters)
+        refuse_untrained_variance(self.sample_weighter[0], self.box_predictor[0])
         warn_of_l1(self.sample_weighter[0], self.box_predictor[0])
         _warn_of_weight_1(self)
 
@@ -231,7 +241,7 @@ class SWNCascadeROIHeads(_Samples, CascadeROIHeads):
         for stage, predictor in enumerate(self.box_predictor):
             predictions = self._run_stage(pyramid, proposals, stage)
             with get_event_storage().name_scope(f"stage{stage}"):
-                losses, statistics = predictor.sample_losses(predictions, proposals, self._targets)
+                losses, statistics = predictor.sample_losses(predictions, proposals, targets)
             if stage == 0:
                 losses, statistics = self._with_masks(losses, statistics, features, proposals)
             with get_event_storage().name_scope(f"stage{stage}"):

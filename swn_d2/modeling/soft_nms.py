@@ -134,12 +134,14 @@ def variance_voting(
     Returns:
         (K, 4) XYXY.
     """
-    iou = box_iou(boxes[keep], boxes)
-    may_vote = (iou > 0) & (classes[keep][:, None] == classes)
-    weights = torch.where(may_vote, torch.exp(-(1 - iou).square() / sigma), 0.0)
-    total = weights @ (1 / variances)
-    # A box without area overlaps nothing, not even itself.
-    return torch.where(total > 0, weights @ (boxes / variances) / total, boxes[keep])
+    boxes, variances = boxes.float(), variances.float()
+    with torch.autocast(boxes.device.type, enabled=False):  # half precision is off by pixels
+        iou = box_iou(boxes[keep], boxes)
+        may_vote = (iou > 0) & (classes[keep][:, None] == classes)
+        weights = torch.where(may_vote, torch.exp(-(1 - iou).square() / sigma), 0.0)
+        total = weights @ (1 / variances)
+        # A box without area overlaps nothing, not even itself.
+        return torch.where(total > 0, weights @ (boxes / variances) / total, boxes[keep])
 
 
 def _slots(classes: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ class KLLoss(SampleWeighter):
     """
 
     for_dense_detectors = False
+    uses_log_variance = True
 
     @classmethod
     def from_config(cls, cfg, *, box_loss_dim: int, has_mask: bool) -> dict[str, Any]:
@@ -41,6 +42,11 @@ class KLLoss(SampleWeighter):
             raise UserError(
                 "MODEL.SAMPLE_WEIGHTER.NAME is KLLoss, which is defined on smooth-L1 with beta 1; "
                 "set MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE to smooth_l1 and SMOOTH_L1_BETA to 1.0."
+            )
+        if head.BBOX_REG_LOSS_WEIGHT != 1:
+            raise UserError(
+                "MODEL.SAMPLE_WEIGHTER.NAME is KLLoss, of which MODEL.ROI_BOX_HEAD."
+                "BBOX_REG_LOSS_WEIGHT would scale one term and not the other; set it to 1.0."
             )
         return super().from_config(cfg, box_loss_dim=box_loss_dim, has_mask=has_mask)
 

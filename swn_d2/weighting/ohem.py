@@ -1,8 +1,11 @@
 """OHEM: only the regions with the largest losses count (Shrivastava et al., CVPR 2016)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from ..errors import UserError
 from .checks import check
 from .ranking import rank_within
 from .statistics import SampleStatistics, SampleWeights
@@ -43,6 +46,19 @@ class OHEM(SampleWeighter):
         )
         self.num_samples = num_samples
         self.max_positives = int(positive_fraction * num_samples)
+
+    @classmethod
+    def from_config(cls, cfg, *, box_loss_dim: int, has_mask: bool) -> dict[str, Any]:
+        """Raises a UserError if the detector would hand over a random sample of its proposals."""
+        heads, num_proposals = cfg.MODEL.ROI_HEADS, cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN
+        if heads.POSITIVE_FRACTION != 1 or heads.BATCH_SIZE_PER_IMAGE <= num_proposals:
+            raise UserError(
+                "MODEL.SAMPLE_WEIGHTER.NAME is OHEM, which selects from all proposals; set "
+                "MODEL.ROI_HEADS.POSITIVE_FRACTION to 1.0, and MODEL.ROI_HEADS."
+                f"BATCH_SIZE_PER_IMAGE to more than the {num_proposals} proposals of "
+                "MODEL.RPN.POST_NMS_TOPK_TRAIN and an image's objects."
+            )
+        return super().from_config(cfg, box_loss_dim=box_loss_dim, has_mask=has_mask)
 
     def forward(self, statistics: SampleStatistics) -> SampleWeights:
         selected = self.select(statistics).float()

@@ -31,10 +31,12 @@ class SampleWeighter(nn.Module):
         KEYS: config key -> its default. The keys stand in ``MODEL.SAMPLE_WEIGHTER.<CLASS NAME>``,
             all in capitals, and reach the constructor as keyword arguments in lower case.
         for_dense_detectors: whether the weighter makes sense where every anchor is a sample.
+        uses_log_variance: whether it trains what the detector predicts as ``log_variance``.
     """
 
     KEYS: ClassVar[Mapping[str, Any]] = {}
     for_dense_detectors: ClassVar[bool] = True
+    uses_log_variance: ClassVar[bool] = False
 
     @classmethod
     def from_config(cls, cfg, *, box_loss_dim: int, has_mask: bool) -> dict[str, Any]:

@@ -26,6 +26,8 @@ CASES = [
     *[(detector, "FocalWeighting", []) for detector in R_CNNS],
     *[(detector, "IoUBalanced", []) for detector in (*R_CNNS, "retinanet")],
     *[(detector, "PrimeSample", []) for detector in R_CNNS],
+    *[(detector, "TaskUncertainty", []) for detector in (*R_CNNS, "retinanet")],
+    *[(d, "KLLoss", ["MODEL.ROI_BOX_HEAD.LOG_VARIANCE", True]) for d in R_CNNS],
     ("retinanet", "PrimeSample", POSITIVES_ONLY),
 ]
 
@@ -43,6 +45,42 @@ def test_trains_with_finite_losses(detector, weighter, opts):
         # What DistributedDataParallel needs, and a graph through the weights must not spoil.
         assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.requires_grad)
         sgd.step()
+
+
+@pytest.mark.parametrize("detector, weighter, opts", CASES)
+def test_trains_in_half_precision(detector, weighter, opts):
+    """bfloat16, the half precision that a CPU has; with weights from the data, too."""
+    opts = ["MODEL.SAMPLE_WEIGHTER.NAME", weighter, *opts]
+    model = tiny_model(tiny_config(*opts, detector=detector))
+    for inputs in (batch(), empty_batch()):
+        for x in inputs:
+            x["instances"].gt_sample_weight = torch.full((len(x["instances"]),), 2.0)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            losses = training_losses(model, inputs)
+        sum(losses.values()).backward()
+        assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.requires_grad)
+
+
+def test_ohem_needs_all_proposals():
+    with pytest.raises(UserError, match="POSITIVE_FRACTION to 1.0.* more than the 50 proposals"):
+        tiny_model(tiny_config("MODEL.SAMPLE_WEIGHTER.NAME", "OHEM"))
+    with pytest.raises(UserError, match="BATCH_SIZE_PER_IMAGE"):
+        few = ["MODEL.ROI_HEADS.POSITIVE_FRACTION", 1.0, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 50]
+        tiny_model(tiny_config("MODEL.SAMPLE_WEIGHTER.NAME", "OHEM", *few))
+
+
+@pytest.mark.parametrize("detector", R_CNNS)
+def test_a_layer_that_nothing_trains_is_refused(detector):
+    with pytest.raises(UserError, match="SWN does not train the variances"):
+        tiny_model(tiny_config("MODEL.ROI_BOX_HEAD.LOG_VARIANCE", True, detector=detector))
+
+
+@pytest.mark.parametrize("detector", [*R_CNNS, "retinanet"])
+def test_the_objects_of_a_batch_are_not_kept(detector):
+    model = tiny_model(tiny_config(detector=detector))
+    training_losses(model, batch())
+    holders = [m for m in model.modules() if getattr(m, "_targets", None) is not None]
+    assert not holders
 
 
 def weights_in_training(detector, weighter, opts):
