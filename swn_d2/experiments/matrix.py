@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,16 @@ class Run:
     @property
     def is_evaluation(self) -> bool:
         return self.iterations == 0
+
+    def check_config(self) -> None:
+        """Raise a :class:`UserError` if the config file says something else by now."""
+        now = _resolve(self.config, self.overrides)
+        for key, value in self.settings["config"].items():
+            if now[key] != value:
+                raise UserError(
+                    f"{self.config} has changed since the tool read it: {key} was {value!r} and "
+                    f"now is {now[key]!r}. Start the tool again."
+                )
 
     def arguments(self) -> list[str]:
         """What follows ``train_net.py`` on its command line."""
@@ -150,6 +160,12 @@ def flat_config(cfg: CfgNode) -> dict[str, Any]:
     return dict(_flatten(yaml.safe_load(cfg.dump()), ""))
 
 
+def _resolve(config: str, overrides: Iterable[str]) -> dict[str, Any]:
+    """All that a run's config says, but for what the tool sets."""
+    values = flat_config(load_config(config, list(overrides)))
+    return {key: value for key, value in values.items() if key not in OWN_KEYS}
+
+
 def _flatten(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
         if isinstance(value, dict):
@@ -189,11 +205,13 @@ class _RowSpec:
                 )
             overrides += [key, str(value)]
         try:
-            values = flat_config(load_config(config, overrides))
+            values = _resolve(config, overrides)
         except UserError as error:
             raise section.error(str(error)) from error
-        for key in OWN_KEYS:
-            del values[key]
+        if not evaluated and values["SOLVER.MAX_ITER"] < 1:
+            raise section.error(
+                f"SOLVER.MAX_ITER is {values['SOLVER.MAX_ITER']}, but a training needs at least 1."
+            )
         return cls(name, config, tuple(overrides), values, source, evaluated is not None)
 
 

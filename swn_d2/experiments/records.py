@@ -5,10 +5,12 @@ import fcntl
 import json
 import os
 import re
+import socket
 import statistics
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,13 @@ from ..errors import UserError
 from .matrix import Run, flat_config
 
 __all__ = [
+    "Holder",
     "check_unchanged",
     "has_checkpoint",
     "holder",
     "iterations_done",
     "lock",
+    "note_holder",
     "read_result",
     "surroundings",
     "write_result",
@@ -37,6 +41,21 @@ LOG = "run.log"  # what the processes of the run printed
 START = "run.json"  # what was asked for, written before the first process starts
 RESULT = "result.json"  # appears when the run is complete
 LOCK = "lock"
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who has a run's lock.
+
+    Attributes:
+        text: in words.
+        is_here: whether it is on this machine, or may be.
+        gpu: the one that it has for itself, None if it has none.
+    """
+
+    text: str
+    is_here: bool
+    gpu: str | None
 
 
 def lock(run: Run) -> int | None:
@@ -61,18 +80,29 @@ def lock(run: Run) -> int | None:
             if isinstance(error, BlockingIOError):
                 return None
             raise
+        os.ftruncate(descriptor, 0)  # what its last holder noted
     except OSError as error:
         raise UserError(f"cannot use {run.folder} as an output: {error.strerror}.") from error
     return descriptor
 
 
-def holder(run: Run) -> str | None:
-    """Who has the folder's lock, in words; None if nobody has it."""
+def note_holder(descriptor: int, process: int, gpu: str | None) -> None:
+    """Note in a file that :func:`lock` gave who has the lock, for :func:`holder`."""
+    text = f"process {process} on {socket.gethostname()}"
+    os.pwrite(descriptor, (text + (f", GPU {gpu}" if gpu is not None else "")).encode(), 0)
+
+
+def holder(run: Run) -> Holder | None:
+    """Who has the folder's lock; None if nobody has it."""
     if not (run.folder / LOCK).exists():
         return None
     descriptor = lock(run)
     if descriptor is None:
-        return (run.folder / LOCK).read_text() or "another process"
+        text = (run.folder / LOCK).read_text()
+        note = re.fullmatch(r"process \d+ on (\S+?)(?:, GPU (\S+))?", text)
+        if note is None:  # it has the lock, but has not noted it yet
+            return Holder("another process", is_here=True, gpu=None)
+        return Holder(text, is_here=note[1] == socket.gethostname(), gpu=note[2])
     os.close(descriptor)
     return None
 

@@ -132,17 +132,14 @@ def _notes(matrix: Matrix, results: Results) -> Iterable[str]:
     if nothing:
         yield ""
         yield f"Nothing right was detected, which counts as 0: {'; '.join(nothing)}."
-    missing: dict[str, list[int]] = {}
-    for run in matrix.runs:
-        if (run.row, run.seed) not in results:
-            missing.setdefault(run.row, []).append(run.seed)
+    missing = []
+    for row in dict.fromkeys(run.row for run in matrix.runs):
+        seeds = [str(seed) for seed in matrix.seeds if (row, seed) not in results]
+        if seeds:
+            missing.append(f"{row}, seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}")
     if missing:
-        rows = [
-            f"{row}, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
-            for row, seeds in missing.items()
-        ]
         yield ""
-        yield f"**Not complete.** Missing: {'; '.join(rows)}."
+        yield f"**Not complete.** Missing: {'; '.join(missing)}."
 
 
 def _circumstances(results: Results) -> Iterable[str]:

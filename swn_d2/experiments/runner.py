@@ -1,15 +1,15 @@
 """Runs what is missing, one process for each run, and says how far it is."""
 
+import contextlib
 import math
 import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections import deque
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,16 @@ class _Process:
     seconds_before: float  # of the processes before it
     iterations_before: int
     started: float
+    context: dict[str, Any]  # what ran it
 
     @property
     def seconds(self) -> float:
         return time.time() - self.started
+
+    def kill(self, number: int) -> None:
+        """Send a signal to all that is left of the run; it may have processes of its own."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.popen.pid, number)
 
 
 class Runner:
@@ -70,7 +76,7 @@ class Runner:
             raise UserError(f"--jobs is {self.jobs}, but it must be at least 1{most}.")
         self.matrix = matrix
         self.train_net = train_net
-        self.free_gpus: deque[str | None] = deque(gpus or [None] * self.jobs)
+        self.gpus: list[str | None] = gpus or [None] * self.jobs
         self.running: list[_Process] = []
         self.elsewhere: set[str] = set()  # names of runs that another process runs
         self.results: dict[str, dict[str, Any]] = {}
@@ -98,10 +104,10 @@ class Runner:
         """
         if not self.pending:
             return {}
-        self.context = {**records.surroundings(self.train_net.parent), "jobs": self.jobs}
         before = {
             number: signal.signal(number, self._note_signal)
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+            if signal.getsignal(number) != signal.SIG_IGN  # as nohup has it
         }
         try:
             self._make_data()
@@ -131,6 +137,8 @@ class Runner:
 
     def _make_data(self) -> None:
         for command in self.matrix.data:
+            if self.signal is not None:
+                return
             print(f"$ {command}", flush=True)
             words = shlex.split(command)
             if words[0] == "python":
@@ -143,69 +151,93 @@ class Runner:
                 raise UserError(f"the command above failed with exit status {code} (data).")
 
     def _start_what_fits(self) -> None:
-        holders = {run.name: records.holder(run) for run in self.pending}
-        before, self.elsewhere = self.elsewhere, {name for name in holders if holders[name]}
+        holders = {run.name: holder for run in self.pending if (holder := records.holder(run))}
+        before, self.elsewhere = self.elsewhere, set(holders)
         for name in self.elsewhere - before:
-            self._say(f"{name}: left to {holders[name]}, which runs it already")
+            self._say(f"{name}: left to {holders[name].text}, which runs it already")
+        here = [holder for holder in holders.values() if holder.is_here]
         for run in list(self.pending):
-            if len(self.running) + len(self.elsewhere) >= self.jobs:
+            if len(self.running) + len(here) >= self.jobs:
                 return
             source_is_there = run.source is None or run.source.name in self.results
             if source_is_there and run.name not in self.elsewhere:
-                self._start(run)
+                used = Counter(user.gpu for user in [*self.running, *here])
+                free = Counter(self.gpus) - used
+                self._start(run, next(iter(free)))
 
-    def _start(self, run: Run) -> None:
+    def _start(self, run: Run, gpu: str | None) -> None:
         lock = records.lock(run)
         if lock is None:
             return  # another tool was faster
-        result = records.read_result(run)
-        if result:  # another tool has finished it
+        if self._is_settled(run):
             os.close(lock)
-            self.pending.remove(run)
-            self._finish(run, result, "done elsewhere")
             return
+        # Of every run, since the code may change while the tool runs.
+        context = {**records.surroundings(self.train_net.parent), "jobs": self.jobs}
         seconds_before = records.write_start(run)
         command = [sys.executable, str(self.train_net), *run.arguments()]
-        gpu = self.free_gpus.popleft()
         environment = self._environment()
         if gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = gpu
         with open(run.folder / records.LOG, "ab") as log:
             log.write(f"\n$ {shlex.join(command)}\n".encode())
             log.flush()
+            log_start = log.tell()  # of the file that the process writes to: it moves on with it
             popen = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment,
-                pass_fds=[lock],  # so that the run is locked as long as any of its processes lives
+                pass_fds=[lock],  # so that the run is locked even if this tool is killed
                 start_new_session=True,  # Ctrl-C reaches the tool only, which then ends the run
             )
-            log_start = log.tell()
-        iterations = records.iterations_done(run)
+        records.note_holder(lock, popen.pid, gpu)
         self.running.append(
-            _Process(run, popen, lock, gpu, log_start, seconds_before, iterations, time.time())
+            _Process(
+                run=run,
+                popen=popen,
+                lock=lock,
+                gpu=gpu,
+                log_start=log_start,
+                seconds_before=seconds_before,
+                iterations_before=records.iterations_done(run),
+                started=time.time(),
+                context=context,
+            )
         )
         self.pending.remove(run)
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"process {popen.pid} on {socket.gethostname()}".encode(), 0)
         goes_on = records.has_checkpoint(run) and not run.is_evaluation
         self._say(f"{run.name}: {'goes on' if goes_on else 'starts'}")
 
+    def _is_settled(self, run: Run) -> bool:
+        """Whether a pending run is not to be started any more: another tool has completed it, or
+        its folder or config file is no longer what it was when this tool started."""
+        try:
+            records.check_unchanged(run)
+            result = records.read_result(run)
+            if result is None:
+                run.check_config()
+                return False
+        except UserError as error:
+            self.pending.remove(run)
+            self._fail(run, str(error))
+        else:
+            self.pending.remove(run)
+            self._finish(run, result, "done elsewhere")
+        return True
+
     def _reap(self) -> None:
         for run in [run for run in self.pending if run.name in self.elsewhere]:
-            result = records.read_result(run)
-            if result:
-                self.pending.remove(run)
-                self._finish(run, result, "done elsewhere")
+            if records.read_result(run):
+                self._is_settled(run)
         for process in list(self.running):
             code = process.popen.poll()
             if code is None:
                 continue
             run = process.run
+            process.kill(signal.SIGKILL)  # what the main process has left behind
             self.running.remove(process)
-            self.free_gpus.append(process.gpu)
             with open(run.folder / records.LOG, "rb") as log:
                 log.seek(process.log_start)
                 text = log.read().decode(errors="replace")
@@ -213,7 +245,7 @@ class Runner:
             missing = [metric for metric in self.matrix.metrics if metric not in metrics]
             if not missing:
                 seconds = process.seconds_before + process.seconds
-                result = records.write_result(run, metrics, seconds, self.context)
+                result = records.write_result(run, metrics, seconds, process.context)
                 self._finish(run, result, f"done in {duration(seconds)}")
             else:
                 given = ", ".join(metrics) or "nothing"
@@ -232,11 +264,12 @@ class Runner:
     def _stop_all(self) -> None:
         """End the processes of all runs: politely, then not."""
         for number in (signal.SIGTERM, signal.SIGKILL):
-            left = [process.popen for process in self.running if process.popen.poll() is None]
-            for popen in left:
-                os.killpg(popen.pid, number)  # a run may have processes of its own
+            for process in self.running:
+                process.kill(number)
             deadline = time.monotonic() + GRACE_SECONDS
-            while time.monotonic() < deadline and any(popen.poll() is None for popen in left):
+            while time.monotonic() < deadline and any(
+                process.popen.poll() is None for process in self.running
+            ):
                 time.sleep(0.05)
         for process in self.running:
             os.close(process.lock)
@@ -251,6 +284,7 @@ class Runner:
 
     def _fail(self, run: Run, reason: str) -> None:
         self.failed[run.name] = reason
+        self.elsewhere.discard(run.name)
         self._say(f"{run.name}: FAILED: {reason}")
 
     def _say(self, event: str) -> None:
@@ -298,7 +332,7 @@ def describe(matrix: Matrix, train_net: Path) -> list[str]:
         if result:
             lines.append(f"{run.name}: done, {metric} {format_metric(result['metrics'], metric)}")
         elif held_by := records.holder(run):
-            lines.append(f"{run.name}: being run by {held_by}")
+            lines.append(f"{run.name}: being run by {held_by.text}")
         else:
             verb = "evaluate" if run.is_evaluation else "train"
             if records.has_checkpoint(run) and not run.is_evaluation:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import time
 
 import pytest
@@ -99,11 +100,20 @@ def test_lock_lasts_as_long_as_a_copy_of_it(matrix):
     copy = os.dup(descriptor)
     assert records.lock(run) is None
     os.close(descriptor)
-    os.pwrite(copy, b"process 7 on here", 0)
-    assert records.holder(run) == "process 7 on here"
-    assert "plain, seed 1: being run by process 7 on here" in describe(matrix, "train_net.py")
+    assert records.holder(run) == records.Holder("another process", is_here=True, gpu=None)
+    os.pwrite(copy, b"process 7 on another.machine, GPU 3", 0)
+    text = "process 7 on another.machine, GPU 3"
+    assert records.holder(run) == records.Holder(text, is_here=False, gpu="3")
+    assert f"plain, seed 1: being run by {text}" in describe(matrix, "train_net.py")
     os.close(copy)
     assert records.holder(run) is None
+    # The next one starts without that note, and makes its own.
+    descriptor = records.lock(run)
+    assert records.holder(run).text == "another process"
+    records.note_holder(descriptor, 8, None)
+    here = records.Holder(f"process 8 on {socket.gethostname()}", is_here=True, gpu=None)
+    assert records.holder(run) == here
+    os.close(descriptor)
 
 
 def test_time_of_processes_that_were_killed_counts(matrix):

@@ -74,7 +74,7 @@ def wait_until(condition, seconds=120):
 
 
 def pid_of(run):
-    return int(re.match(r"process (\d+) on", records.holder(run))[1])
+    return int(re.match(r"process (\d+) on", records.holder(run).text)[1])
 
 
 def test_killed_at_any_time_it_does_what_is_missing(
@@ -97,11 +97,12 @@ def test_killed_at_any_time_it_does_what_is_missing(
     printed = tmp_path / "printed"
 
     # The tool alone is killed. The training goes on, and nobody else starts it again.
-    tool = start(file)
+    tool = start(file, "--gpus", "0")
     wait_until(lambda: (plain.folder / "model_0000003.pth").exists())
     tool.kill()
     tool.wait()
     first = pid_of(plain)
+    assert records.holder(plain).gpu == "0"
     os.killpg(first, signal.SIGSTOP)  # so that it is still there when the tool is
     tool = start(file)
     wait_until(lambda: f"plain, seed 1: left to process {first} on" in printed.read_text())
@@ -133,7 +134,7 @@ def test_killed_at_any_time_it_does_what_is_missing(
     processes = []
 
     def terminate():
-        wait_until(lambda: records.holder(broken) and "process" in records.holder(broken))
+        wait_until(lambda: records.holder(broken) and " on " in records.holder(broken).text)
         processes.append(pid_of(broken))
         os.kill(os.getpid(), signal.SIGTERM)
 
