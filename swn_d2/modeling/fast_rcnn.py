@@ -129,18 +129,20 @@ class SWNFastRCNNOutputLayers(FastRCNNOutputLayers):
         foreground = is_foreground.nonzero().squeeze(1)
         fg_classes = gt_classes[foreground]
         cross_entropy = F.cross_entropy(scores, gt_classes, reduction="none")
-        class_probs = F.softmax(scores.detach(), dim=1)[:, : self.num_classes]
-        fg_prob = class_probs[foreground].gather(1, fg_classes[:, None])
+        fg_prob = F.softmax(scores.detach()[foreground], dim=1).gather(1, fg_classes[:, None])
+
+        def class_probs() -> Tensor:
+            return F.softmax(scores.detach(), dim=1)[:, : self.num_classes]
 
         def likeliest_boxes() -> Tensor:
-            classes = torch.where(is_foreground, gt_classes, class_probs.argmax(dim=1))
+            classes = torch.where(is_foreground, gt_classes, class_probs().argmax(dim=1))
             of_classes = self._deltas_of(deltas.detach(), classes)
             return self.box2box_transform.apply_deltas(of_classes, boxes)
 
         details = {
             "true_prob": lambda: torch.exp(-cross_entropy),
             "pred_boxes": likeliest_boxes,
-            "pred_score": lambda: class_probs.amax(dim=1),
+            "pred_score": lambda: class_probs().amax(dim=1),
         }
         if self.log_variance is not None:
 

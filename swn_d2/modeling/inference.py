@@ -1,5 +1,6 @@
 """What becomes of detections that overlap: the options of ``MODEL.NMS``."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from detectron2.layers import batched_nms
@@ -146,13 +147,8 @@ def corner_variances(
     return of_edges.clamp(min=_SMALLEST_VARIANCE).repeat(1, 2)
 
 
-def refuse_regions_only(cfg) -> None:
-    """Raise a UserError for options of a config that are for the regions of an R-CNN."""
-    for key, is_on in (
-        ("MODEL.NMS.METHOD iou_guided", cfg.MODEL.NMS.METHOD == "iou_guided"),
-        ("MODEL.NMS.VARIANCE_VOTING", cfg.MODEL.NMS.VARIANCE_VOTING),
-        ("MODEL.ROI_BOX_HEAD.LOG_VARIANCE", cfg.MODEL.ROI_BOX_HEAD.LOG_VARIANCE),
-        ("MODEL.IOU_HEAD.ENABLED", cfg.MODEL.IOU_HEAD.ENABLED),
-    ):
+def refuse_regions_only(options: Mapping[str, bool]) -> None:
+    """Raise a UserError for options, key -> whether it is on, for the regions of an R-CNN."""
+    for key, is_on in options.items():
         if is_on:
             raise UserError(f"{key} is for the regions of an R-CNN; SWNRetinaNet has none.")

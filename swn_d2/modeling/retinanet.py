@@ -64,8 +64,12 @@ class SWNRetinaNet(RetinaNet):
             )
         self.sample_weighter = sample_weighter
         self.suppression = suppression or Suppression()
-        if self.suppression.method == "iou_guided" or self.suppression.voting_sigma is not None:
-            raise UserError("IoU-guided NMS and variance voting are for the regions of an R-CNN.")
+        refuse_regions_only(
+            {
+                "MODEL.NMS.METHOD iou_guided": self.suppression.method == "iou_guided",
+                "MODEL.NMS.VARIANCE_VOTING": self.suppression.voting_sigma is not None,
+            }
+        )
         self.register_buffer(
             "class_weights", class_weights_tensor(class_weights, self.num_classes), persistent=False
         )
@@ -80,7 +84,12 @@ class SWNRetinaNet(RetinaNet):
 
     @classmethod
     def from_config(cls, cfg):
-        refuse_regions_only(cfg)
+        refuse_regions_only(
+            {
+                "MODEL.ROI_BOX_HEAD.LOG_VARIANCE": cfg.MODEL.ROI_BOX_HEAD.LOG_VARIANCE,
+                "MODEL.IOU_HEAD.ENABLED": cfg.MODEL.IOU_HEAD.ENABLED,
+            }
+        )
         ret = super().from_config(cfg)
         ret["sample_weighter"] = build_weighter(
             cfg, box_loss_type=cfg.MODEL.RETINANET.BBOX_REG_LOSS_TYPE, has_mask=False

@@ -217,3 +217,12 @@ def test_voting_without_boxes():
     nothing = torch.zeros(0, 4)
     keep = torch.zeros(0, dtype=torch.long)
     assert variance_voting(nothing, nothing, keep, keep).shape == (0, 4)
+
+
+def test_variance_voting_keeps_its_precision_under_autocast():
+    corner = 1000 + torch.arange(6.0)[:, None] * torch.tensor([1.0, 2.0])
+    boxes, variances = torch.cat([corner, corner + 90], dim=1), torch.full((6, 4), 0.5)
+    arguments = (boxes, variances, torch.zeros(6, dtype=torch.long), torch.tensor([2]))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        voted = variance_voting(*arguments)
+    assert torch.equal(voted, variance_voting(*arguments))

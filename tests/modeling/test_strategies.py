@@ -69,6 +69,12 @@ def test_ohem_needs_all_proposals():
         tiny_model(tiny_config("MODEL.SAMPLE_WEIGHTER.NAME", "OHEM", *few))
 
 
+def test_kl_loss_refuses_a_factor_of_one_of_its_terms():
+    opts = ["MODEL.SAMPLE_WEIGHTER.NAME", "KLLoss", "MODEL.ROI_BOX_HEAD.LOG_VARIANCE", True]
+    with pytest.raises(UserError, match="BBOX_REG_LOSS_WEIGHT would scale one term"):
+        tiny_model(tiny_config(*opts, "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT", 2.0))
+
+
 @pytest.mark.parametrize("detector", R_CNNS)
 def test_a_layer_that_nothing_trains_is_refused(detector):
     with pytest.raises(UserError, match="SWN does not train the variances"):
