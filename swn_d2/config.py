@@ -92,6 +92,13 @@ def add_swn_config(cfg: CfgNode) -> None:
     cfg.SOLVER.SWN.BASE_LR = 0.001
     cfg.SOLVER.SWN.WEIGHT_DECAY = 1e-4
 
+    # What a training keeps of its samples, for tools/figures.py and tools/report.py.
+    cfg.RECORDING = CfgNode()
+    # Iterations between two records; 0 for none at all.
+    cfg.RECORDING.PERIOD = 20
+    # Positives and negatives, each, in a record.
+    cfg.RECORDING.NUM_SAMPLES = 64
+
 
 def load_config(config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:
     """Detectron2's defaults and swn_d2's, then a config file, then ``KEY VALUE`` overrides.

@@ -68,6 +68,8 @@ def _check_values(cfg):
         ("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH, 1),
         ("SOLVER.SWN.BASE_LR", cfg.SOLVER.SWN.BASE_LR, 0),
         ("SOLVER.SWN.WEIGHT_DECAY", cfg.SOLVER.SWN.WEIGHT_DECAY, 0),
+        ("RECORDING.PERIOD", cfg.RECORDING.PERIOD, 0),
+        ("RECORDING.NUM_SAMPLES", cfg.RECORDING.NUM_SAMPLES, 1),
     ):
         if value < minimum:
             raise UserError(f"{key} is {value}, but it must be at least {minimum}.")

@@ -32,6 +32,7 @@ from ..errors import UserError, user_errors_exit
 from ..evaluation import build_voc_evaluator
 from .checkpoint import SafeCheckpointer
 from .optimizer import build_joint_optimizer
+from .recorder import SampleRecorder, weighters_of
 
 __all__ = ["SWNTrainer"]
 
@@ -107,12 +108,24 @@ class SWNTrainer(DefaultTrainer):
         # Detectron2's hook reports the learning rate of the largest group, which is Adam's if it
         # sees the joint optimiser.
         detector = self._trainer.optimizer.members["detector"]
-        return [
+        ret = [
             hooks.LRScheduler(detector, self.scheduler)
             if isinstance(hook, hooks.LRScheduler)
             else hook
             for hook in ret
         ]
+        model = self._trainer.model
+        model = getattr(model, "module", model)  # without DistributedDataParallel around it
+        if self.cfg.RECORDING.PERIOD and comm.is_main_process() and weighters_of(model):
+            recorder = SampleRecorder(
+                model,
+                self.cfg.OUTPUT_DIR,
+                period=self.cfg.RECORDING.PERIOD,
+                num_samples=self.cfg.RECORDING.NUM_SAMPLES,
+                image_format=self.cfg.INPUT.FORMAT,
+            )
+            ret.insert(0, recorder)  # before the writers, which write what it shows
+        return ret
 
     def run_step(self):
         with self._one_line_errors():

@@ -1,0 +1,1 @@
+"""Looking at what the weights did: the recording of a training, the figures, the report."""

@@ -1,0 +1,147 @@
+"""What a training left in its folder, whatever of it is there."""
+
+import json
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+
+from ..config import load_config
+from ..engine.recorder import SNAPSHOTS
+from ..errors import UserError
+from .recording import RECORDING, Record, read_recording
+
+__all__ = ["RunFolder", "open_runs"]
+
+
+class RunFolder:
+    """A run's folder, read when asked for. What can't be read is None or empty, and
+    :attr:`problems` says why.
+
+    Attributes:
+        path: the folder.
+        name: what figures call the run.
+    """
+
+    def __init__(self, path: str | Path, name: str | None = None):
+        """
+        Args:
+            path: the folder, OUTPUT_DIR of the training.
+            name: the folder's name if it is not given.
+
+        Raises:
+            UserError: there is no such folder.
+        """
+        self.path = Path(path)
+        if not self.path.is_dir():
+            raise UserError(
+                f"there is no folder {path}; give the OUTPUT_DIR of a training, like output/demo."
+            )
+        self.name = name or self.path.resolve().name
+        self._problems: dict[str, str] = {}
+
+    @cached_property
+    def cfg(self) -> CfgNode | None:
+        """The run's config."""
+        file = self.path / "config.yaml"
+        if not file.is_file():
+            self._problems["config"] = (
+                f"{self.path} has no config.yaml, which a training writes when it starts; is it "
+                "the OUTPUT_DIR of one?"
+            )
+            return None
+        try:
+            return load_config(str(file))
+        except UserError as error:
+            self._problems["config"] = (
+                f"the config of {self.path} is not one of this version: {error}"
+            )
+            return None
+
+    @cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.json, in the order of the iterations; of an iteration that was
+        done twice, since the run was resumed, the later lines."""
+        file = self.path / "metrics.json"
+        rows: list[dict[str, Any]] = []
+        try:
+            lines = file.read_text().splitlines()
+        except OSError:
+            self._problems["metrics"] = (
+                f"{self.path} has no metrics.json: no losses were logged, and no AP."
+            )
+            return rows
+        for line in lines:
+            try:
+                row = json.loads(line)
+                iteration = row["iteration"]
+            except (ValueError, KeyError, TypeError):  # cut short, or of another process
+                continue
+            if rows and iteration < rows[-1]["iteration"]:
+                rows = [r for r in rows if r["iteration"] < iteration]
+            rows.append(row)
+        if not rows:
+            self._problems["metrics"] = (
+                f"metrics.json of {self.path} has no whole line: no losses were logged, and no AP."
+            )
+        return rows
+
+    @cached_property
+    def recording(self) -> list[Record]:
+        """The records of its samples and weights."""
+        try:
+            records = read_recording(self.path / RECORDING)
+        except UserError as error:
+            self._problems["recording"] = str(error)
+            return []
+        if not records:
+            self._problems["recording"] = f"{self.path / RECORDING} has no record yet."
+        return records
+
+    @cached_property
+    def snapshots(self) -> list[tuple[int, Path]]:
+        """(iteration counted from 0, file) of the weighter's parameters during training."""
+        files = sorted((self.path / SNAPSHOTS).glob("*.pth"))
+        return [(int(file.stem), file) for file in files if re.fullmatch(r"\d+", file.stem)]
+
+    @cached_property
+    def checkpoint(self) -> Path | None:
+        """The last checkpoint."""
+        try:
+            file = self.path / (self.path / "last_checkpoint").read_text().strip()
+        except OSError:
+            file = self.path / "model_final.pth"
+        if not file.is_file():
+            self._problems["checkpoint"] = f"{self.path} has no checkpoint."
+            return None
+        return file
+
+    @property
+    def problems(self) -> list[str]:
+        """A sentence for each thing that is missing or can't be read."""
+        _ = self.cfg, self.metrics, self.recording, self.checkpoint
+        return list(self._problems.values())
+
+
+def open_runs(paths: Sequence[str | Path]) -> list[RunFolder]:
+    """The folders of runs to be compared, each with a name of its own.
+
+    Runs whose folders have the same name are told apart by the folders above.
+
+    Raises:
+        UserError: there is no such folder, or one is given twice.
+    """
+    resolved = [Path(path).resolve() for path in paths]
+    for i, path in enumerate(resolved):
+        if path in resolved[:i]:
+            raise UserError(f"{paths[i]} is given twice; give different runs.")
+    depth = 1
+    while len({path.parts[-depth:] for path in resolved}) < len(resolved):
+        depth += 1
+    return [
+        RunFolder(path, name="/".join(whole.parts[-depth:]))
+        for path, whole in zip(paths, resolved, strict=True)
+    ]
