@@ -44,6 +44,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="AMOUNT",
         help="how far each side of a jittered box may move, as a share of the box size, below 0.5",
     )
+    parser.add_argument(
+        "--class-noise-share",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of the training objects that is annotated as another digit, 0 to 1",
+    )
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other images")
     return parser.parse_args(argv)
 
@@ -59,6 +66,7 @@ def main() -> None:
             image_size=tuple(args.image_size),
             box_noise_share=args.box_noise_share,
             box_noise_amount=args.box_noise_amount,
+            class_noise_share=args.class_noise_share,
             seed=args.seed,
         )
     print(f"DigitScenes is in {root}: {args.train} training and {args.val} validation images.")

@@ -34,7 +34,7 @@ def digit_scenes_root() -> Path:
 
 def register_digit_scenes() -> None:
     """Register ``digit_scenes_train`` and ``digit_scenes_val`` under ``$DETECTRON2_DATASETS``, and
-    two training sets that know which boxes are jittered, as no weighter does:
+    two training sets that know which annotations are noisy, as no weighter does:
     ``digit_scenes_train_clean``, where they are exact, and ``digit_scenes_train_oracle``, where
     they have weight 0.
 
@@ -42,8 +42,8 @@ def register_digit_scenes() -> None:
     """
     root = digit_scenes_root()
     for name, correct in (
-        ("digit_scenes_train_clean", _take_clean_box),
-        ("digit_scenes_train_oracle", _leave_out_jittered),
+        ("digit_scenes_train_clean", _take_clean),
+        ("digit_scenes_train_oracle", _leave_out_noisy),
     ):
         if name not in DatasetCatalog:
             DatasetCatalog.register(name, partial(_load_corrected, name, correct))
@@ -59,21 +59,26 @@ def register_digit_scenes() -> None:
             register_coco_instances(name, {}, str(annotations), str(root / split))
 
 
-def _load_corrected(name: str, correct: Callable[[dict], None]) -> list[dict]:
+def _load_corrected(name: str, correct: Callable[[dict, list, int], None]) -> list[dict]:
     metadata = MetadataCatalog.get(name)
-    records = load_coco_json(metadata.json_file, metadata.image_root, name, ["clean_bbox"])
+    clean = ["clean_bbox", "clean_category_id"]
+    records = load_coco_json(metadata.json_file, metadata.image_root, name, clean)
+    classes = metadata.thing_dataset_id_to_contiguous_id
     for record in records:
         for annotation in record["annotations"]:
-            correct(annotation)
+            true_class = annotation["category_id"]
+            if "clean_category_id" in annotation:  # only a set with class noise has it
+                true_class = classes[annotation["clean_category_id"]]
+            correct(annotation, annotation["clean_bbox"], true_class)
     return records
 
 
-def _take_clean_box(annotation: dict) -> None:
-    annotation["bbox"] = annotation["clean_bbox"]
+def _take_clean(annotation: dict, box: list, class_id: int) -> None:
+    annotation.update(bbox=box, category_id=class_id)
 
 
-def _leave_out_jittered(annotation: dict) -> None:
-    if annotation["bbox"] != annotation["clean_bbox"]:
+def _leave_out_noisy(annotation: dict, box: list, class_id: int) -> None:
+    if annotation["bbox"] != box or annotation["category_id"] != class_id:
         annotation[SAMPLE_WEIGHT] = 0.0
 
 

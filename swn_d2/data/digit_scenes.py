@@ -57,6 +57,7 @@ def make_digit_scenes(
     image_size: tuple[int, int] = (192, 160),
     box_noise_share: float = 0.0,
     box_noise_amount: float = 0.2,
+    class_noise_share: float = 0.0,
     seed: int = 0,
 ) -> Path:
     """Write the data set into the folder ``root`` and return that folder.
@@ -74,6 +75,8 @@ def make_digit_scenes(
             ``clean_bbox`` stay exact.
         box_noise_amount: each side of a jittered box moves by a uniform share of the box's width
             (or height) in ±``box_noise_amount``, and is clipped to the image.
+        class_noise_share: probability that a *training* object is annotated as another digit,
+            each of the nine others being as likely. Its ``clean_category_id`` stays true.
         seed: non-negative integer.
 
     Raises:
@@ -87,6 +90,7 @@ def make_digit_scenes(
         "image_size": list(image_size),
         "box_noise_share": float(box_noise_share),  # 1 and 1.0 are the same request
         "box_noise_amount": float(box_noise_amount),
+        "class_noise_share": float(class_noise_share),
         "seed": seed,
     }
     _check_request(request)
@@ -121,8 +125,9 @@ def _check_request(request: dict) -> None:
     if min(request["image_size"]) < 64:
         width, height = request["image_size"]
         raise UserError(f"DigitScenes images must be at least 64x64 pixels, not {width}x{height}.")
-    if not 0 <= request["box_noise_share"] <= 1:
-        raise UserError(f"box_noise_share must be in [0, 1], not {request['box_noise_share']}.")
+    for key in ("box_noise_share", "class_noise_share"):
+        if not 0 <= request[key] <= 1:
+            raise UserError(f"{key} must be in [0, 1], not {request[key]}.")
     if not 0 <= request["box_noise_amount"] < 0.5:  # at 0.5 two opposite sides could meet
         raise UserError(f"box_noise_amount must be in [0, 0.5), not {request['box_noise_amount']}.")
     if request["seed"] < 0:
@@ -144,10 +149,11 @@ def _is_there(root: Path, request: dict) -> bool:
             raise UserError(
                 f"{root} already exists, but holds no complete DigitScenes. {remedy}"
             ) from None
-        for key, wanted in _info(split, request).items():
-            if info.get(key) != wanted:
+        for key, wanted in {**_info(split, request), **request}.items():
+            there = info.get(key, 0.0 if key == "class_noise_share" else None)
+            if there != wanted:
                 raise UserError(
-                    f"{root} already holds DigitScenes with {key} {info.get(key)}, not {wanted} as "
+                    f"{root} already holds DigitScenes with {key} {there}, not {wanted} as "
                     f"requested. {remedy}"
                 )
         if images != request[f"num_{split}"]:
@@ -162,7 +168,10 @@ def _annotation_file(root: Path, split: str) -> Path:
 
 
 def _info(split: str, request: dict) -> dict:
-    return {"description": DESCRIPTION, "version": VERSION, "split": split, **request}
+    info = {"description": DESCRIPTION, "version": VERSION, "split": split, **request}
+    if not request["class_noise_share"]:
+        del info["class_noise_share"]  # the file is then what it was before there was such noise
+    return info
 
 
 def _load_materials() -> dict[str, _Material]:
@@ -209,31 +218,36 @@ def _enlarge(scan: np.ndarray) -> Image.Image:
 def _write_split(root: Path, split: str, material: _Material, request: dict) -> None:
     (root / split).mkdir(parents=True)
     width, height = request["image_size"]
-    noise_share = request["box_noise_share"] if split == "train" else 0.0
+    box_noise_share = request["box_noise_share"] if split == "train" else 0.0
+    class_noise_share = request["class_noise_share"] if split == "train" else 0.0
     images, annotations = [], []
     for image_id in range(1, request[f"num_{split}"] + 1):
         # One generator per image and purpose: images do not depend on each other, nor on noise.
         key = [request["seed"], SPLITS.index(split), image_id]
         picture, digits = _draw_scene(np.random.default_rng([*key, 0]), material, (width, height))
-        noise = np.random.default_rng([*key, 1])
+        noise, class_noise = (np.random.default_rng([*key, purpose]) for purpose in (1, 2))
         file_name = f"{image_id:06d}.jpg"
         Image.fromarray(picture).save(root / split / file_name, quality=92)
         images.append({"id": image_id, "file_name": file_name, "width": width, "height": height})
         for digit in digits:
             clean = _xywh(digit.box)
             jittered = _jitter(noise, digit.box, request["box_noise_amount"], (width, height))
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": digit.label + 1,
-                    "bbox": _xywh(jittered) if noise.random() < noise_share else clean,
-                    "clean_bbox": clean,
-                    "area": int(digit.mask.sum()),
-                    "segmentation": _run_lengths(digit.mask),
-                    "iscrowd": 0,
-                }
-            )
+            annotation = {
+                "id": len(annotations) + 1,
+                "image_id": image_id,
+                "category_id": digit.label + 1,
+                "bbox": _xywh(jittered) if noise.random() < box_noise_share else clean,
+                "clean_bbox": clean,
+                "area": int(digit.mask.sum()),
+                "segmentation": _run_lengths(digit.mask),
+                "iscrowd": 0,
+            }
+            if class_noise_share:
+                annotation["clean_category_id"] = digit.label + 1
+                other = (digit.label + int(class_noise.integers(1, 10))) % 10
+                if class_noise.random() < class_noise_share:
+                    annotation["category_id"] = other + 1
+            annotations.append(annotation)
     content = {
         "info": _info(split, request),
         "licenses": [],

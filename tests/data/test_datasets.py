@@ -65,7 +65,8 @@ def test_training_sets_that_know_which_boxes_are_jittered(monkeypatch, tmp_path)
     try:
         monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
         register_anew()
-        make_digit_scenes(tmp_path / "digit_scenes", num_train=20, num_val=1, box_noise_share=0.5)
+        noise = {"box_noise_share": 0.5, "class_noise_share": 0.2}
+        make_digit_scenes(tmp_path / "digit_scenes", num_train=20, num_val=1, **noise)
         noisy, clean, oracle = (
             [a for record in DatasetCatalog.get(name) for a in record["annotations"]]
             for name in [f"digit_scenes_train{kind}" for kind in ("", "_clean", "_oracle")]
@@ -73,11 +74,17 @@ def test_training_sets_that_know_which_boxes_are_jittered(monkeypatch, tmp_path)
     finally:
         monkeypatch.undo()
         register_anew()
-    jittered = [a["bbox"] != b["bbox"] for a, b in zip(noisy, clean, strict=True)]
-    assert 0.3 < sum(jittered) / len(jittered) < 0.7
-    assert [a["bbox"] for a in oracle] == [a["bbox"] for a in noisy]
-    assert [a.get("sample_weight", 1.0) for a in oracle] == [0.0 if j else 1.0 for j in jittered]
+    pairs = list(zip(noisy, clean, strict=True))
+    jittered = [a["bbox"] != b["bbox"] for a, b in pairs]
+    wrong = [a["category_id"] != b["category_id"] for a, b in pairs]
+    assert 0.3 < sum(jittered) / len(pairs) < 0.7
+    assert 0.1 < sum(wrong) / len(pairs) < 0.3
+    for key in ("bbox", "category_id"):
+        assert [a[key] for a in oracle] == [a[key] for a in noisy]
+    weights = [0.0 if j or w else 1.0 for j, w in zip(jittered, wrong, strict=True)]
+    assert [a.get("sample_weight", 1.0) for a in oracle] == weights
     assert not any("sample_weight" in a for a in [*noisy, *clean])
+    assert all(a["category_id"] == a["clean_category_id"] - 1 for a in clean)
     for a in clean:  # they are the extents of the masks
         x, y, w, h = mask.toBbox(a["segmentation"])
         assert a["bbox"] == [x, y, w, h]

@@ -169,6 +169,32 @@ def test_more_noise_keeps_the_jitter_of_less(tmp_path):
     assert all(more == less for less, more in zip(*boxes, strict=True) if less[0] != less[1])
 
 
+def test_class_noise(tmp_path):
+    size = {**SMALL, "num_train": 60}
+    clean = annotations(make_digit_scenes(tmp_path / "clean", **size))
+    noisy_root = make_digit_scenes(tmp_path / "noisy", **size, class_noise_share=0.3)
+    noisy = annotations(noisy_root)
+    assert "class_noise_share" not in clean["info"]  # as before there was such noise
+    assert noisy["info"]["class_noise_share"] == 0.3
+    changed = []
+    for a, b in zip(clean["annotations"], noisy["annotations"], strict=True):
+        assert b["clean_category_id"] == a["category_id"]
+        changed.append((b["category_id"] - a["category_id"]) % 10)
+        assert {**b, "category_id": a["category_id"]} == {
+            **a,
+            "clean_category_id": a["category_id"],
+        }
+    num_changed = np.count_nonzero(changed)
+    # Four standard deviations of a binomial share; the draw is fixed.
+    assert abs(num_changed / len(changed) - 0.3) < 4 * math.sqrt(0.3 * 0.7 / len(changed))
+    assert set(changed) == set(range(10))  # every other digit occurs
+    validation = annotations(noisy_root, "val")["annotations"]
+    assert not any("clean_category_id" in a for a in validation)
+    for root, share in ((tmp_path / "noisy", 0.0), (tmp_path / "clean", 0.3)):
+        with pytest.raises(UserError, match=f"class_noise_share .*, not {share} as requested"):
+            make_digit_scenes(root, **size, class_noise_share=share)
+
+
 def test_validation_boxes_stay_clean_and_the_request_is_recorded(scenes):
     content = annotations(scenes, "val")
     assert all(a["bbox"] == a["clean_bbox"] for a in content["annotations"])
@@ -258,6 +284,7 @@ def test_another_request_or_other_content_is_never_overwritten(tmp_path):
         ({"image_size": (32, 160)}, "at least 64x64 pixels, not 32x160"),
         ({"box_noise_share": 1.5}, r"box_noise_share must be in \[0, 1\], not 1.5"),
         ({"box_noise_share": float("nan")}, "box_noise_share"),
+        ({"class_noise_share": -0.1}, r"class_noise_share must be in \[0, 1\], not -0.1"),
         ({"box_noise_amount": 0.5}, r"box_noise_amount must be in \[0, 0.5\), not 0.5"),
         ({"seed": -1}, "seed must not be negative"),
     ],
@@ -324,11 +351,17 @@ def test_the_tool(tmp_path, monkeypatch, capsys):
     tool = load_tool()
     root = tmp_path / "scenes"
     arguments = f"--output {root} --train 3 --val 1 --image-size 96 64 --box-noise-share 1".split()
+    arguments += ["--class-noise-share", "0.5"]
     monkeypatch.setattr(sys, "argv", ["tool", *arguments])
     tool.main()
     assert "3 training and 1 validation images" in capsys.readouterr().out
     expected = make_digit_scenes(
-        tmp_path / "expected", num_train=3, num_val=1, image_size=(96, 64), box_noise_share=1.0
+        tmp_path / "expected",
+        num_train=3,
+        num_val=1,
+        image_size=(96, 64),
+        box_noise_share=1.0,
+        class_noise_share=0.5,
     )
     assert hashes(root) == hashes(expected)
 
