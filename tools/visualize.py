@@ -1,0 +1,103 @@
+#!/usr/bin/env python3
+"""Draw what a trained detector finds in one's own pictures. See docs/analysis.md."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from swn_d2.errors import UserError, require_detectron2, user_errors_exit
+
+with user_errors_exit():
+    require_detectron2()
+
+from swn_d2.data import add_register_coco_argument, register_from_args
+from swn_d2.evaluation.pictures import read_pixels
+from swn_d2.evaluation.predictions import (
+    build_predictor,
+    class_names,
+    draw_predictions,
+    find_pictures,
+    load_run_config,
+    output_files,
+    save_picture,
+)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line; ``argv`` defaults to the process's own."""
+    parser = argparse.ArgumentParser(
+        description="Draw what a trained detector finds in pictures: boxes, classes, scores and, "
+        "if it predicts them, masks.",
+        epilog='Example: python tools/visualize.py output/demo "pictures/*.jpg"',
+    )
+    parser.add_argument(
+        "run", help="the folder of a training, whose last checkpoint is taken, or a config file"
+    )
+    parser.add_argument(
+        "pictures", nargs="+", metavar="PICTURE", help="a file, a folder or a glob in quotes"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="where to write (default: the folder predictions in that of the training)",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=0.5,
+        metavar="SCORE",
+        help="leave out detections with a lower score (default: 0.5)",
+    )
+    parser.add_argument("--weights", metavar="FILE", help="another checkpoint")
+    add_register_coco_argument(parser)
+    parser.add_argument(
+        "--opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help="overrides of the config; the last option",
+    )
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    """Run the tool."""
+    args = parse_args()
+    with user_errors_exit():
+        if not 0 <= args.threshold <= 1:
+            raise UserError(f"--threshold is {args.threshold}, but it must be from 0 to 1.")
+        register_from_args(args)
+        pictures = find_pictures(args.pictures)
+        weights = ["MODEL.WEIGHTS", args.weights] if args.weights else []
+        cfg = load_run_config(args.run, [*args.opts, *weights])
+        files = output_files(pictures, args.output or Path(cfg.OUTPUT_DIR) / "predictions")
+        predictor = build_predictor(cfg, score_threshold=args.threshold)
+        try:
+            names = class_names(cfg)
+        except UserError as error:
+            print(f"warning: the classes have numbers for names: {error}", file=sys.stderr)
+            names = []
+
+        unreadable = 0
+        for picture, file in zip(pictures, files, strict=True):
+            try:
+                pixels = read_pixels(picture, "BGR")
+            except UserError as error:
+                print(f"error: {error}", file=sys.stderr)
+                unreadable += 1
+                continue
+            start = time.perf_counter()
+            instances = predictor(pixels)["instances"].to("cpu")
+            seconds = time.perf_counter() - start
+            instances = instances[instances.scores >= args.threshold]
+            save_picture(draw_predictions(pixels[..., ::-1], instances, names), file)
+            objects = "1 object" if len(instances) == 1 else f"{len(instances)} objects"
+            print(f"{picture}: {objects}, {seconds:.2f} s -> {file}", flush=True)
+        if unreadable:
+            raise UserError(f"{unreadable} of {len(pictures)} pictures could not be read.")
+
+
+if __name__ == "__main__":
+    main()
