@@ -3,6 +3,10 @@
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
 
+# Where Python is told not to keep bytecode, each of the processes that are started here would
+# compile torch and Detectron2 again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test lint clean
 
 demo: .venv/ready

@@ -75,23 +75,34 @@ def doctored(source, tmp_path):
 
 
 LAYERS, ZOO, PROJECT = "detectron2.layers", "detectron2.model_zoo", "detectron2.projects.point_rend"
+ORDERS = [(LAYERS, PROJECT, ZOO), (ZOO, LAYERS, PROJECT), (PROJECT, ZOO, LAYERS)]
 
 
-@pytest.mark.parametrize(
-    "order", [(LAYERS, PROJECT, ZOO), (ZOO, LAYERS, PROJECT), (PROJECT, ZOO, LAYERS)], ids=" ".join
-)
-def test_modules_import_in_any_order_without_swn_d2(order, site):
-    code = "".join(f"import {name}\n" for name in order) + (
-        "import sys\n"
-        "assert 'swn_d2' not in sys.modules and 'pkg_resources' not in sys.modules\n"
-        "print(detectron2.__file__)\n"
-        "print(detectron2.model_zoo.get_config_file('COCO-Detection/retinanet_R_50_FPN_1x.yaml'))"
-    )
+def test_modules_import_in_any_order_without_swn_d2(site):
+    """Each order in a child of a process that has imported torch and nothing of Detectron2."""
+    code = f"""
+import importlib, os, sys, torchvision
+for order in {ORDERS}:
+    if os.fork():
+        status = os.waitstatus_to_exitcode(os.wait()[1])
+        assert status == 0, (order, status)
+        continue
+    assert 'detectron2' not in sys.modules
+    for name in order:
+        importlib.import_module(name)
+    assert 'swn_d2' not in sys.modules and 'pkg_resources' not in sys.modules
+    import detectron2
+    print(detectron2.__file__)
+    print(detectron2.model_zoo.get_config_file('COCO-Detection/retinanet_R_50_FPN_1x.yaml'))
+    sys.exit()
+"""
     result = run("-c", code, PYTHONPATH=str(site))
     assert result.returncode == 0, result.stderr
-    package, config = result.stdout.splitlines()
-    assert Path(package).parents[1] == site
-    assert Path(config).is_file()
+    printed = result.stdout.splitlines()
+    assert len(printed) == 2 * len(ORDERS)
+    for package, config in zip(printed[::2], printed[1::2], strict=True):
+        assert Path(package).parents[1] == site
+        assert Path(config).is_file()
 
 
 def test_what_needs_compiled_code_says_so(site):

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from swn_d2.data import make_digit_scenes
+from tests import processes
 from tests.tiny import DETECTORS, tiny_config
 
 TRAIN_NET = Path(__file__).parents[1] / "train_net.py"
@@ -57,8 +58,9 @@ def write_config(tmp_path, detector="faster_rcnn"):
 
 
 def command(config_file, data, *arguments):
+    """The script and its arguments."""
     return [
-        *(sys.executable, str(TRAIN_NET), "--config-file", str(config_file)),
+        *(str(TRAIN_NET), "--config-file", str(config_file)),
         *("--register-coco", "mine_train"),
         *(str(data / "annotations" / "instances_train.json"), str(data / "train")),
         *("--register-coco", "mine_val"),
@@ -67,11 +69,16 @@ def command(config_file, data, *arguments):
     ]
 
 
-def run(*args, cwd=None):
-    return subprocess.run(command(*args), capture_output=True, text=True, cwd=cwd)
+def run(*args):
+    return processes.run(*command(*args))
 
 
-def succeed(*args):
+def run_anew(*args):
+    """In a new Python, which imports everything itself."""
+    return subprocess.run([sys.executable, *command(*args)], capture_output=True, text=True)
+
+
+def succeed(*args, run=run):
     result = run(*args)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
     return result
@@ -104,7 +111,7 @@ def test_evaluation_alone_gives_what_the_training_gave(detector, data, tmp_path)
 
 
 def test_two_processes_without_a_gpu(config_file, data, tmp_path):
-    trained = succeed(config_file, data, "--num-gpus", "2", "--dist-url", "auto")
+    trained = succeed(config_file, data, "--num-gpus", "2", "--dist-url", "auto", run=run_anew)
     assert "Rank of current process: 0. World size: 2" in trained.stdout
     assert (tmp_path / "run" / "model_final.pth").exists()
     assert (tmp_path / "run" / "log.txt.rank1").exists()
@@ -113,18 +120,16 @@ def test_two_processes_without_a_gpu(config_file, data, tmp_path):
 def test_killed_in_the_middle_and_resumed(config_file, data, tmp_path):
     output = tmp_path / "run"
     long = ["SOLVER.MAX_ITER", "5000"]
-    process = subprocess.Popen(
-        command(config_file, data, *long), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = processes.start(*command(config_file, data, *long))
     try:
         deadline = time.monotonic() + 120
         while not (output / "model_0000003.pth").exists():
-            assert process.poll() is None and time.monotonic() < deadline
+            assert process.is_alive() and time.monotonic() < deadline
             time.sleep(0.02)
     finally:
-        process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert process.returncode == -signal.SIGKILL
+        process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
     last = int(re.search(r"\d+", (output / "last_checkpoint").read_text()).group())
     resumed = succeed(config_file, data, "--resume", "SOLVER.MAX_ITER", str(last + 4))
@@ -145,7 +150,7 @@ def run_here(monkeypatch, clean_catalog):
     prints, with exit status 1."""
 
     def run_script(*args):
-        _, *argv = command(*args)
+        argv = command(*args)
         monkeypatch.setattr(sys, "argv", argv)
         with pytest.raises(SystemExit) as exit_info:
             runpy.run_path(argv[0], run_name="__main__")
@@ -155,7 +160,7 @@ def run_here(monkeypatch, clean_catalog):
 
 
 def test_bad_input_in_a_process_of_its_own(config_file, data):
-    result = run(config_file, data, "MODEL.SWN.LAMBDA_CLS", "-1.0")
+    result = run_anew(config_file, data, "MODEL.SWN.LAMBDA_CLS", "-1.0")
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1].startswith("error: MODEL.SWN.LAMBDA_CLS is -1.0")
     assert "Traceback" not in result.stderr
@@ -210,9 +215,7 @@ def test_bad_config_files(run_here, data, tmp_path, content, message):
 
 
 def test_help_names_every_argument():
-    result = subprocess.run(
-        [sys.executable, str(TRAIN_NET), "--help"], capture_output=True, text=True
-    )
+    result = processes.run(TRAIN_NET, "--help")
     assert result.returncode == 0
     for argument in (
         *("--config-file", "--resume", "--eval-only", "--num-gpus", "--num-machines"),
@@ -227,7 +230,7 @@ def test_full_disk_is_one_line_and_loses_nothing(config_file, data, tmp_path):
     output = tmp_path / "run"
     before = (output / "model_final.pth").read_bytes()
     blocks = len(before) // 2 // 1024
-    resume = shlex.join(command(config_file, data, "--resume"))
+    resume = shlex.join([sys.executable, *command(config_file, data, "--resume")])
     result = subprocess.run(
         ["bash", "-c", f"trap '' XFSZ; ulimit -f {blocks}; {resume}"],
         capture_output=True,

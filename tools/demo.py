@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The main job in one command: make data, train Faster R-CNN with SWN on it, evaluate, draw.
+"""The main job in one command: make data, train Faster R-CNN with SWN on it, evaluate, report.
 
 It is what a user does by hand with make_digit_scenes.py and train_net.py. Started again after it
 was stopped, it goes on from the last checkpoint.
@@ -17,6 +17,7 @@ from swn_d2.errors import require_detectron2, user_errors_exit
 CONFIG = "configs/Quickstart/faster_rcnn_tiny_FPN_swn.yaml"
 OUTPUT = Path("output/demo")
 PICTURE = OUTPUT / "detections.png"
+REPORT = OUTPUT / "report.html"
 
 
 def run(*command: str) -> None:
@@ -31,8 +32,12 @@ def main() -> None:
     require_detectron2()
     start = time.monotonic()
     run("tools/make_digit_scenes.py")
-    run("train_net.py", "--config-file", CONFIG, "--resume", "OUTPUT_DIR", str(OUTPUT))
+    # Evaluated on the way, too, the report has a curve.
+    evaluated = ("TEST.EVAL_PERIOD", "300")
+    run("train_net.py", "--config-file", CONFIG, "--resume", "OUTPUT_DIR", str(OUTPUT), *evaluated)
 
+    from swn_d2.analysis.report import write_report
+    from swn_d2.analysis.run_folder import RunFolder
     from swn_d2.evaluation import draw_detections
 
     draw_detections(
@@ -40,6 +45,7 @@ def main() -> None:
         "digit_scenes_val",
         str(PICTURE),
     )
+    write_report([RunFolder(OUTPUT)], REPORT)
     result = last_evaluation(OUTPUT / "metrics.json")
     minutes = (time.monotonic() - start) / 60
     print(
@@ -47,6 +53,7 @@ def main() -> None:
         f"  AP (0.50:0.95)   {result['bbox/AP']:6.2f}\n"
         f"  AP50             {result['bbox/AP50']:6.2f}\n"
         f"  AP75             {result['bbox/AP75']:6.2f}\n\n"
+        f"What its weights do, in a browser:  {REPORT}\n"
         f"Detections beside the ground truth: {PICTURE}\n"
         f"Everything else of the run:         {OUTPUT}/"
     )

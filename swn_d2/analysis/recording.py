@@ -102,7 +102,8 @@ def read_recording(file: Path) -> list[Record]:
     except OSError as error:
         raise UserError(
             f"cannot read the recording {file} ({error.strerror}); a training writes it where "
-            "RECORDING.PERIOD is greater than 0."
+            "RECORDING.PERIOD is greater than 0 and the detector is one of swn_d2's, which "
+            "MODEL.SAMPLE_WEIGHTER.NAME Uniform makes a baseline."
         ) from error
     entries = [entry for entry in map(_parse, lines) if entry is not None]
     header = entries[0] if entries else {}

@@ -10,6 +10,7 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from ..config import load_config
+from ..engine.environment import ENVIRONMENT
 from ..engine.recorder import SNAPSHOTS
 from ..errors import UserError
 from .recording import RECORDING, Record, read_recording
@@ -48,7 +49,7 @@ class RunFolder:
         """The run's config."""
         file = self.path / "config.yaml"
         if not file.is_file():
-            self._problems["config"] = (
+            self._problems["cfg"] = (
                 f"{self.path} has no config.yaml, which a training writes when it starts; is it "
                 "the OUTPUT_DIR of one?"
             )
@@ -56,9 +57,7 @@ class RunFolder:
         try:
             return load_config(str(file))
         except UserError as error:
-            self._problems["config"] = (
-                f"the config of {self.path} is not one of this version: {error}"
-            )
+            self._problems["cfg"] = f"the config of {self.path} is not one of this version: {error}"
             return None
 
     @cached_property
@@ -68,21 +67,27 @@ class RunFolder:
         file = self.path / "metrics.json"
         rows: list[dict[str, Any]] = []
         try:
-            lines = file.read_text().splitlines()
+            lines = file.read_bytes().splitlines()
         except OSError:
             self._problems["metrics"] = (
                 f"{self.path} has no metrics.json: no losses were logged, and no AP."
             )
             return rows
+        furthest = -1
         for line in lines:
             try:
                 row = json.loads(line)
                 iteration = row["iteration"]
             except (ValueError, KeyError, TypeError):  # cut short, or of another process
                 continue
-            if rows and iteration < rows[-1]["iteration"]:
+            # Only lines of a training step show that it was resumed: Detectron2 writes scalars
+            # that an iteration did not have after it, with the iteration that had them.
+            if "total_loss" in row and iteration <= furthest:
                 rows = [r for r in rows if r["iteration"] < iteration]
+                furthest = iteration
+            furthest = max(furthest, iteration)
             rows.append(row)
+        rows.sort(key=lambda row: row["iteration"])
         if not rows:
             self._problems["metrics"] = (
                 f"metrics.json of {self.path} has no whole line: no losses were logged, and no AP."
@@ -119,11 +124,32 @@ class RunFolder:
             return None
         return file
 
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """What trained it last, see :mod:`swn_d2.engine.environment`."""
+        file = self.path / ENVIRONMENT
+        try:
+            return dict(json.loads(file.read_text()))
+        except FileNotFoundError:
+            self._problems["environment"] = (
+                f"{self.path} has no {ENVIRONMENT}, in which a training notes its versions and "
+                "the kind of machine."
+            )
+        except (OSError, ValueError, TypeError) as error:
+            self._problems["environment"] = f"{file} can't be read: {error}."
+        return {}
+
+    def problem(self, attribute: str) -> str:
+        """The sentence that says why an attribute of this name is None or empty."""
+        getattr(self, attribute)
+        return self._problems[attribute]
+
     @property
-    def problems(self) -> list[str]:
-        """A sentence for each thing that is missing or can't be read."""
-        _ = self.cfg, self.metrics, self.recording, self.checkpoint
-        return list(self._problems.values())
+    def problems(self) -> dict[str, str]:
+        """A sentence for each part that is missing or can't be read: "cfg", "metrics",
+        "recording", "checkpoint" or "environment" -> sentence."""
+        _ = self.cfg, self.metrics, self.recording, self.checkpoint, self.environment
+        return dict(self._problems)
 
 
 def open_runs(paths: Sequence[str | Path]) -> list[RunFolder]:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["COLORS", "FAINT", "TEXT", "new_figure", "plain_axes", "save", "to_svg"]
+__all__ = ["COLORS", "FAINT", "TEXT", "new_figure", "plain_axes", "save", "to_svg", "weight_ticks"]
 
 #: One colour per run, in this order. Of about the same lightness, to be readable on white and on
 #: black, and told apart by the colour-blind.
@@ -61,6 +61,22 @@ def plain_axes(axis: "Axes", *, grid: str = "y") -> None:
         spine.set(visible=side in ("bottom", "left"), color=TEXT)
 
 
+def weight_ticks(axis: "Axes") -> None:
+    """Label a vertical axis of log2 of weights, on which everything is drawn already, with the
+    weights: 1/4, 1/2, 1, 2, ... It reaches from 0.7 to 1.4 at least: less is no difference."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    def weight(log2: float, _) -> str:
+        if log2 != round(log2):
+            return f"{2**log2:.2g}"
+        return f"{2**log2:g}" if log2 >= 0 else f"1/{2**-log2:g}"
+
+    low, high = axis.get_ylim()
+    axis.set_ylim(min(low, -0.5), max(high, 0.5))
+    axis.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+    axis.yaxis.set_major_formatter(FuncFormatter(weight))
+
+
 def save(figure: "Figure", file: Path) -> None:
     """Write a figure; the ending chooses the format.
 
@@ -81,6 +97,7 @@ def to_svg(figure: "Figure") -> str:
     stream = io.StringIO()
     # Text stays text: it can be searched and read aloud.
     with matplotlib.rc_context({"svg.fonttype": "none"}):
-        figure.savefig(stream, format="svg", metadata={"Date": None})
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(stream, format="svg", metadata=nothing)
     svg = stream.getvalue()
     return svg[svg.index("<svg") :].replace(TEXT, "currentColor")

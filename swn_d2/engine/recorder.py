@@ -126,21 +126,22 @@ class SampleRecorder(HookBase):
             return ()
         columns = {**columns, "score": statistics.detail("pred_score")}
         of_all = _take(columns, positives)
+        loss = of_all["cls_loss"]
         # Where classification keeps weight 1, the weight that is learned is the box's.
         weight = of_all["cls_weight" if weights.cls is not None else "box_weight"]
-        loss_per_weight = of_all["cls_loss"] / np.maximum(weight, 1e-6)
+        hardness = _ranks(loss) - _ranks(weight)
         objects = statistics.detail("object")[positives].cpu().numpy()
         images = statistics.detail("image")[positives].cpu().numpy()
         boxes = statistics.detail("pred_boxes")[positives].float().cpu().numpy()
         gt_boxes = torch.cat([_instances(x).gt_boxes.tensor for x in self._batch]).numpy()
-        order = {
-            "hard_but_light": -loss_per_weight,
-            "easy_but_heavy": loss_per_weight,
-            "mismatch": -np.abs(of_all["score"] - of_all["iou"]),
+        order = {  # of those that are equal in ranks the loss decides
+            "hard_but_light": np.lexsort((-loss, -hardness)),
+            "easy_but_heavy": np.lexsort((loss, hardness)),
+            "mismatch": np.argsort(-np.abs(of_all["score"] - of_all["iou"]), kind="stable"),
         }
         crops = []
         for reason in REASONS:
-            for i in _first_of_each(objects, np.argsort(order[reason], kind="stable")):
+            for i in _first_of_each(objects, order[reason]):
                 source = self._batch[images[i]]
                 jpeg, box, gt_box = _cut_out(
                     convert_image_to_rgb(source["image"].permute(1, 2, 0), self._image_format),
@@ -234,6 +235,11 @@ def _take(columns: dict[str, Tensor], indices: Tensor) -> dict[str, np.ndarray]:
 
 def _instances(entry: dict) -> Instances:
     return entry["instances"].to("cpu")
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """How many of the values are smaller than each."""
+    return np.searchsorted(np.sort(values), values)
 
 
 def _first_of_each(objects: np.ndarray, order: np.ndarray) -> list[int]:

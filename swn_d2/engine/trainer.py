@@ -31,6 +31,7 @@ from ..data.voc import VOC_EVALUATOR_TYPE
 from ..errors import UserError, user_errors_exit
 from ..evaluation import build_voc_evaluator
 from .checkpoint import SafeCheckpointer
+from .environment import write_environment
 from .optimizer import build_joint_optimizer
 from .recorder import SampleRecorder, weighters_of
 
@@ -126,6 +127,16 @@ class SWNTrainer(DefaultTrainer):
             )
             ret.insert(0, recorder)  # before the writers, which write what it shows
         return ret
+
+    def before_train(self):
+        if comm.is_main_process():
+            with self._one_line_errors():
+                write_environment(
+                    self.cfg.OUTPUT_DIR,
+                    device=self.cfg.MODEL.DEVICE,
+                    num_processes=comm.get_world_size(),
+                )
+        super().before_train()
 
     def run_step(self):
         with self._one_line_errors():

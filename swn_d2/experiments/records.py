@@ -7,18 +7,12 @@ import os
 import re
 import socket
 import statistics
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import detectron2
-import torch
-import torchvision
-
-from .. import __version__, load_config
+from .. import load_config
 from ..errors import UserError
 from .matrix import Run, flat_config
 
@@ -31,7 +25,6 @@ __all__ = [
     "lock",
     "note_holder",
     "read_result",
-    "surroundings",
     "write_result",
     "write_start",
     "write_text",
@@ -142,7 +135,7 @@ def write_result(
     Args:
         metrics: "task/metric" -> percent, None where it is not defined.
         seconds: that its processes took, together.
-        context: more to be noted, like :func:`surroundings`.
+        context: more to be noted, like :func:`swn_d2.engine.environment.surroundings`.
     """
     result = {
         "row": run.row,
@@ -202,48 +195,6 @@ def check_unchanged(run: Run) -> None:
             f"{run.folder} was made from a checkpoint of {run.source.name!r} that is no longer "
             f"there. {remedy}"
         )
-
-
-def surroundings(code: Path) -> dict[str, Any]:
-    """What ran it: the kind of machine, versions and, in a git checkout, the commit of ``code``."""
-    git = ["git", "--no-optional-locks", "-C", str(code)]
-    commit = _output(*git, "rev-parse", "--short=12", "HEAD")
-    if commit and _output(*git, "status", "--porcelain", "--untracked-files=no"):
-        commit += " with local changes"
-    return {
-        "machine": _machine(),
-        "versions": {
-            "swn_d2": __version__,
-            "detectron2": detectron2.__version__,
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "python": sys.version.split()[0],
-        },
-        "commit": commit or None,
-    }
-
-
-def _machine() -> str:
-    cores = len(os.sched_getaffinity(0))
-    try:
-        model = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
-    except OSError:
-        model = None
-    machine = f"{cores} cores of {model.group(1).strip() if model else 'an unknown processor'}"
-    # Not by torch.cuda, which would take memory on the GPU for as long as the tool runs.
-    gpus = _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").splitlines()
-    for name in dict.fromkeys(gpus):
-        machine += f", {gpus.count(name)} x {name.strip()}"
-    return machine
-
-
-def _output(*command: str) -> str:
-    """What a command prints, "" if it fails or does not exist."""
-    try:
-        result = subprocess.run(command, capture_output=True, text=True)
-    except OSError:
-        return ""
-    return result.stdout.strip() if result.returncode == 0 else ""
 
 
 def _iterations_per_second(metrics_file: Path) -> float | None:

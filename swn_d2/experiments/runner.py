@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..engine.environment import surroundings
 from ..errors import UserError
 from . import records
 from .matrix import Matrix, Run
@@ -173,7 +174,7 @@ class Runner:
             os.close(lock)
             return
         # Of every run, since the code may change while the tool runs.
-        context = {**records.surroundings(self.train_net.parent), "jobs": self.jobs}
+        context = {**surroundings(self.train_net.parent), "jobs": self.jobs}
         seconds_before = records.write_start(run)
         command = [sys.executable, str(self.train_net), *run.arguments()]
         environment = self._environment()

@@ -21,26 +21,6 @@ from tests.tiny import (
     training_losses,
 )
 
-
-def train_in_two_processes(detector, reading, folder):
-    """Rank 1 never sees a positive sample. Both save their parameters."""
-    assert (comm.get_world_size(), dist.get_backend()) == (2, "gloo")
-    assert comm.get_local_rank() == comm.get_rank()
-    cfg = tiny_config(detector=detector, reading=reading)
-    # Different seeds: DistributedDataParallel starts all from rank 0's parameters.
-    model = create_ddp_model(tiny_model(cfg, seed=comm.get_rank()), device_ids=None)
-    optimizer = build_joint_optimizer(cfg, model)
-    for step in range(4):
-        inputs = empty_batch(seed=step) if comm.get_rank() else batch(seed=step)
-        losses = training_losses(model, inputs, seed=step, start_iter=19)
-        optimizer.zero_grad()
-        sum(losses.values()).backward()
-        optimizer.step()
-    # BatchNorm's running statistics are each process's own, as in Detectron2's trainer.
-    parameters = {name: p.detach() for name, p in model.module.named_parameters()}
-    torch.save(parameters, f"{folder}/rank{comm.get_rank()}.pt")
-
-
 PAIRS = [("faster_rcnn", reading) for reading in READINGS]
 PAIRS += [
     (detector, reading)
@@ -50,10 +30,38 @@ PAIRS += [
 ]
 
 
+def train_in_two_processes(folder):
+    """Rank 1 never sees a positive sample. Both save their parameters."""
+    assert (comm.get_world_size(), dist.get_backend()) == (2, "gloo")
+    assert comm.get_local_rank() == comm.get_rank()
+    for detector, reading in PAIRS:
+        cfg = tiny_config(detector=detector, reading=reading)
+        # Different seeds: DistributedDataParallel starts all from rank 0's parameters.
+        model = create_ddp_model(tiny_model(cfg, seed=comm.get_rank()), device_ids=None)
+        optimizer = build_joint_optimizer(cfg, model)
+        for step in range(4):
+            inputs = empty_batch(seed=step) if comm.get_rank() else batch(seed=step)
+            losses = training_losses(model, inputs, seed=step, start_iter=19)
+            optimizer.zero_grad()
+            sum(losses.values()).backward()
+            optimizer.step()
+        # BatchNorm's running statistics are each process's own, as in Detectron2's trainer.
+        parameters = {name: p.detach() for name, p in model.module.named_parameters()}
+        torch.save(parameters, f"{folder}/{detector} {reading} {comm.get_rank()}.pt")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of what two processes have saved: one job for all pairs, since in each job both
+    processes import everything anew."""
+    folder = tmp_path_factory.mktemp("trained")
+    launch(train_in_two_processes, 2, args=(str(folder),), device="cpu")
+    return folder
+
+
 @pytest.mark.parametrize("detector, reading", PAIRS)
-def test_two_processes_stay_in_step(tmp_path, detector, reading):
-    launch(train_in_two_processes, 2, args=(detector, reading, str(tmp_path)), device="cpu")
-    first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
+def test_two_processes_stay_in_step(trained, detector, reading):
+    first, second = (torch.load(trained / f"{detector} {reading} {rank}.pt") for rank in (0, 1))
     model = tiny_model(tiny_config(detector=detector, reading=reading), seed=0)
     start = dict(model.named_parameters())
     assert first.keys() == second.keys() == start.keys()

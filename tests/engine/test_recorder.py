@@ -177,19 +177,27 @@ def test_pictured_are_the_extremes_of_all_positives(run):
         _, _, statistics, weights = seen[record.iteration]
         positive = statistics.is_foreground
         objects = statistics.detail("object")[positive].numpy()
-        ratio = (statistics.cls_loss / weights.cls)[positive].numpy()
+        loss, weight = statistics.cls_loss[positive].numpy(), weights.cls[positive].numpy()
+        # How many have a smaller loss, less how many have a smaller weight.
+        hard = (loss[:, None] > loss).sum(axis=1) - (weight[:, None] > weight).sum(axis=1)
         apart = (statistics.detail("pred_score") - statistics.iou)[positive].abs().detach().numpy()
-        for reason, value in zip(REASONS, (ratio, -ratio, apart), strict=True):
+        for reason, value in zip(REASONS, (hard, -hard, apart), strict=True):
             # The farthest sample of every object, the farthest objects first.
             farthest = sorted((value[objects == o].max() for o in set(objects)), reverse=True)
             crops = [crop for crop in record.crops if crop.reason == reason]
+            # Which sample a crop is of, by its numbers.
+            iou = statistics.iou[positive].numpy()
             shown = [
-                abs(c.stats["score"] - c.stats["iou"])
-                if reason == "mismatch"
-                else c.stats["cls_loss"] / c.stats["cls_weight"] * (-1) ** (reason != REASONS[0])
+                np.abs(
+                    np.stack([loss, weight, iou]).T
+                    - [c.stats[name] for name in ("cls_loss", "cls_weight", "iou")]
+                )
+                .sum(axis=1)
+                .argmin()
                 for c in crops
             ]
-            np.testing.assert_allclose(shown, farthest[:4], rtol=3e-3)
+            assert value[shown].tolist() == farthest[:4]
+            assert len(set(objects[shown])) == len(crops)
             pictured += len(crops)
     assert pictured > 10
 

@@ -41,6 +41,14 @@ def ignore_hangup():
     signal.signal(signal.SIGHUP, before)
 
 
+@pytest.fixture
+def heed_interrupts():
+    """Which Python ignores where pytest itself was started in the background of a script."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def has_ended(process):
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
@@ -69,10 +77,11 @@ def test_a_config_that_changes_meanwhile(write_matrix, write_script, config_file
 def test_the_commit_is_that_of_the_runs_start(write_matrix, write_script, tmp_path):
     git = ["git", "-C", str(tmp_path), "-c", "user.name=me", "-c", "user.email=me@here"]
     commit = [*git, "commit", "--quiet", "--allow-empty", "-m", "change"]
-    subprocess.run([*git, "init", "--quiet"], check=True)
-    subprocess.run(commit, check=True)
     matrix = load_matrix(write_matrix(seeds=[1]))
     script = write_script(f"import subprocess\nsubprocess.run({commit}, check=True)\n{EVALUATION}")
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    subprocess.run([*git, "add", script.name], check=True)
+    subprocess.run(commit, check=True)
     assert Runner(matrix, script).run() == {}
     log = subprocess.run(
         [*git, "log", "--reverse", "--format=%h", "--abbrev=12"],
@@ -165,7 +174,7 @@ def test_what_an_orphan_holds(write_matrix, write_script, config_file, tmp_path,
     assert len(gpus) == 3  # the orphan's run is taken up in the end
 
 
-def test_a_signal_while_data_are_made(write_matrix, tmp_path):
+def test_a_signal_while_data_are_made(write_matrix, tmp_path, heed_interrupts):
     made = tmp_path / "made"
     matrix = load_matrix(write_matrix(data=["sh -c 'kill -INT $PPID'", f"touch '{made}'"]))
     with pytest.raises(SystemExit) as stopped:

@@ -4,7 +4,6 @@ import importlib
 import os
 import re
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -15,6 +14,7 @@ import pytest
 from swn_d2.data import make_digit_scenes
 from swn_d2.errors import UserError
 from swn_d2.experiments import Runner, load_matrix, records
+from tests import processes
 
 TOOL = Path(__file__).parents[2] / "tools" / "run_experiments.py"
 sys.path.insert(0, str(TOOL.parent))
@@ -37,18 +37,17 @@ def data(tmp_path_factory):
 def start(tmp_path):
     """Starts the tool, which writes into the file ``printed``; ends what is left of it."""
     tools = []
+    printed = tmp_path / "printed"
 
     def start_tool(file, *arguments):
-        with open(tmp_path / "printed", "w") as printed:
-            command = [sys.executable, str(TOOL), str(file), *arguments]
-            tools.append(subprocess.Popen(command, stdout=printed, stderr=subprocess.STDOUT))
+        printed.unlink(missing_ok=True)
+        tools.append(processes.start(TOOL, file, *arguments, stdout=printed, stderr=printed))
         return tools[-1]
 
     yield start_tool
     for tool in tools:
-        if tool.poll() is None:
-            tool.send_signal(signal.SIGTERM)  # so that it ends its own processes
-            tool.wait()
+        tool.terminate()  # so that it ends its own processes
+        tool.join()
 
 
 @pytest.fixture
@@ -100,16 +99,17 @@ def test_killed_at_any_time_it_does_what_is_missing(
     tool = start(file, "--gpus", "0")
     wait_until(lambda: (plain.folder / "model_0000003.pth").exists())
     tool.kill()
-    tool.wait()
+    tool.join()
     first = pid_of(plain)
     assert records.holder(plain).gpu == "0"
     os.killpg(first, signal.SIGSTOP)  # so that it is still there when the tool is
     tool = start(file)
-    wait_until(lambda: f"plain, seed 1: left to process {first} on" in printed.read_text())
+    left = f"plain, seed 1: left to process {first} on"
+    wait_until(lambda: printed.exists() and left in printed.read_text())
     # Now both are killed.
     os.killpg(first, signal.SIGKILL)
     tool.kill()
-    tool.wait()
+    tool.join()
     wait_until(lambda: records.holder(plain) is None)
     assert not (plain.folder / "model_final.pth").exists()
 

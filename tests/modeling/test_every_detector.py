@@ -92,65 +92,71 @@ def test_inference_is_stock_to_the_bit(detector, box_loss):
     assert_same_detections(detections(swn, batch()), expected)
 
 
-@pytest.mark.parametrize(
-    "ours, zoo",
-    [
-        ("COCO-Detection/faster_rcnn_R_50_FPN_1x_swn", "COCO-Detection/faster_rcnn_R_50_FPN_1x"),
-        ("COCO-Detection/retinanet_R_50_FPN_1x_swn", "COCO-Detection/retinanet_R_50_FPN_1x"),
-        (
-            "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x_swn",
-            "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x",
-        ),
-        (
-            "COCO-InstanceSegmentation/cascade_mask_rcnn_R_50_FPN_1x_swn",
-            "Misc/cascade_mask_rcnn_R_50_FPN_1x",
-        ),
-    ],
-)
-def test_checkpoint_loads_into_stock_detectron2(tmp_path, ours, zoo):
-    """ResNet-50 from this project's config into the model zoo's, in a fresh interpreter that
+#: A config of this project -> its twin in Detectron2's model zoo.
+TWINS = {
+    "COCO-Detection/faster_rcnn_R_50_FPN_1x": "COCO-Detection/faster_rcnn_R_50_FPN_1x",
+    "COCO-Detection/retinanet_R_50_FPN_1x": "COCO-Detection/retinanet_R_50_FPN_1x",
+    "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x": (
+        "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x"
+    ),
+    "COCO-InstanceSegmentation/cascade_mask_rcnn_R_50_FPN_1x": (
+        "Misc/cascade_mask_rcnn_R_50_FPN_1x"
+    ),
+}
+
+
+def test_checkpoints_load_into_stock_detectron2(tmp_path):
+    """ResNet-50 from this project's configs into the model zoo's, in a fresh interpreter that
     never imports swn_d2."""
-    # An untrained ResNet with frozen normalisation multiplies its input by about a thousand, and
-    # an untrained RetinaNet gives no object a score.
-    untrained = [
+    opts = [
+        *("MODEL.DEVICE", "cpu"),
+        *("MODEL.WEIGHTS", ""),
+        # An untrained ResNet with frozen normalisation multiplies its input by about a thousand,
+        # and an untrained RetinaNet gives no object a score.
         *("MODEL.PIXEL_STD", [1e5, 1e5, 1e5]),
         *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0),
         *("MODEL.RETINANET.SCORE_THRESH_TEST", 0.0),
         *("TEST.DETECTIONS_PER_IMAGE", 5),
     ]
-    opts = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", *untrained]
-    model = tiny_model(load_config(str(CONFIGS / f"{ours}.yaml"), opts))
-    SafeCheckpointer(model, str(tmp_path)).save("model")
     images = [i["image"] for i in batch()]
     inputs = [{"image": image, "height": 64, "width": 96} for image in images]
-    torch.save({"inputs": inputs, "detections": detections(model, inputs)}, tmp_path / "io.pt")
+    runs = []
+    for i, (ours, zoo) in enumerate(TWINS.items()):
+        model = tiny_model(load_config(str(CONFIGS / f"{ours}_swn.yaml"), opts))
+        SafeCheckpointer(model, str(tmp_path)).save(f"model{i}")
+        runs.append((zoo, str(tmp_path / f"model{i}.pth"), detections(model, inputs)))
+    torch.save((opts, inputs, runs), tmp_path / "runs.pt")
     code = f"""
 import sys, torch
 from detectron2 import model_zoo
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
-cfg = get_cfg()
-cfg.merge_from_file(model_zoo.get_config_file("{zoo}.yaml"))
-cfg.merge_from_list(["MODEL.DEVICE", "cpu", *{untrained}])
-model = build_model(cfg)
-path = {str(tmp_path / "model.pth")!r}
-result = model.load_state_dict(torch.load(path)["model"], strict=False)
-assert not result.missing_keys
-assert result.unexpected_keys and all("sample_weighter" in key for key in result.unexpected_keys)
-model = build_model(cfg).eval()
-DetectionCheckpointer(model).load(path)
-io = torch.load({str(tmp_path / "io.pt")!r})
-with torch.no_grad():
-    results = [r["instances"].get_fields() for r in model(io["inputs"])]
-for actual, expected in zip(results, io["detections"]):
-    actual["pred_boxes"] = actual["pred_boxes"].tensor
-    assert actual.keys() == expected.keys() and len(expected["scores"]) > 0
-    assert all(torch.equal(actual[name], expected[name]) for name in expected)
+opts, inputs, runs = torch.load({str(tmp_path / "runs.pt")!r})
+for zoo, path, expected in runs:
+    print(zoo)
+    cfg = get_cfg()
+    cfg.merge_from_file(model_zoo.get_config_file(zoo + ".yaml"))
+    cfg.merge_from_list(opts)
+    model = build_model(cfg).eval()
+    result = model.load_state_dict(torch.load(path)["model"], strict=False)
+    assert not result.missing_keys
+    added = result.unexpected_keys
+    assert added and all("sample_weighter" in key for key in added)
+    for tensor in model.state_dict().values():
+        tensor.zero_()
+    DetectionCheckpointer(model).load(path)
+    with torch.no_grad():
+        results = [r["instances"].get_fields() for r in model(inputs)]
+    for actual, fields in zip(results, expected, strict=True):
+        actual["pred_boxes"] = actual["pred_boxes"].tensor
+        assert actual.keys() == fields.keys() and len(fields["scores"]) > 0
+        assert all(torch.equal(actual[name], fields[name]) for name in fields)
 assert "swn_d2" not in sys.modules
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.split() == list(TWINS.values())
 
 
 @every_batch

@@ -1,7 +1,6 @@
 """The ResNeXt converter: its file, the config keys that it prints, and their features."""
 
 import importlib
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from detectron2.modeling import build_model
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from swn_d2 import UserError, load_config
+from tests import processes
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -22,10 +22,7 @@ converter = importlib.import_module("convert_resnext")
 
 
 def run(*arguments):
-    script = ROOT / "tools" / "convert_resnext.py"
-    return subprocess.run(
-        [sys.executable, str(script), *map(str, arguments)], capture_output=True, text=True
-    )
+    return processes.run(ROOT / "tools" / "convert_resnext.py", *arguments)
 
 
 def meta_weights(blocks, **kwargs):

@@ -1,12 +1,11 @@
 """tools/measure_overhead.py, on detectors that step in a moment."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests import processes
 from tests.tiny import tiny_config
 
 TOOL = Path(__file__).parents[2] / "tools" / "measure_overhead.py"
@@ -16,8 +15,8 @@ def run(tmp_path, *arguments, detector="retinanet"):
     for name, stock in (("baseline", True), ("swn", False)):
         text = tiny_config(detector=detector, stock=stock).dump()
         (tmp_path / f"{name}.yaml").write_text(text)
-    command = [sys.executable, TOOL, "--baseline", "baseline.yaml", "--swn", "swn.yaml"]
-    return subprocess.run([*command, *arguments], cwd=tmp_path, capture_output=True, text=True)
+    files = ("--baseline", "baseline.yaml", "--swn", "swn.yaml")
+    return processes.run(TOOL, *files, *arguments, cwd=tmp_path)
 
 
 @pytest.mark.parametrize("detector", ["retinanet", "mask_rcnn"])

@@ -1,7 +1,6 @@
 """The checkpoint stripper: what is left is a model of stock Detectron2."""
 
 import importlib
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from detectron2.modeling import build_model
 
 from swn_d2 import UserError, load_config
 from swn_d2.engine import SafeCheckpointer, build_joint_optimizer, is_sample_weighter_key
+from tests import processes
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "configs" / "Quickstart"
@@ -36,10 +36,7 @@ def checkpoint(tmp_path_factory):
 
 def test_stock_detectron2_loads_all_of_it(checkpoint, tmp_path):
     destination = tmp_path / "new" / "stock.pth"
-    command = [sys.executable, str(ROOT / "tools" / "strip_checkpoint.py")]
-    result = subprocess.run(
-        [*command, str(checkpoint), str(destination)], capture_output=True, text=True
-    )
+    result = processes.run(ROOT / "tools" / "strip_checkpoint.py", checkpoint, destination)
     assert result.returncode == 0, result.stderr
 
     trained = torch.load(checkpoint)["model"]

@@ -1,0 +1,205 @@
+"""Curves over the iterations, from metrics.json: AP, losses, weights, one small panel for each."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import UserError
+from .run_folder import RunFolder
+from .style import COLORS, new_figure, plain_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "color_of",
+    "draw_aps",
+    "draw_losses",
+    "draw_weights",
+    "evaluations",
+    "iterations_done",
+    "series",
+    "smooth",
+]
+
+_SIZE = (3.7, 2.4)  # of a panel, in inches
+_MOST_POINTS = 500  # of a curve; more could not be seen apart
+
+Row = Mapping[str, Any]
+
+
+def color_of(index: int) -> str:
+    """The colour of the run with this index, throughout a report."""
+    return COLORS[index % len(COLORS)]
+
+
+def iterations_done(rows: Sequence[Row]) -> int:
+    """How many iterations of training were logged.
+
+    Args:
+        rows: :attr:`RunFolder.metrics`.
+    """
+    return max((row["iteration"] + 1 for row in rows if "total_loss" in row), default=0)
+
+
+def series(rows: Sequence[Row], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """A scalar over the training.
+
+    Args:
+        rows: :attr:`RunFolder.metrics`.
+
+    Returns:
+        (n,) iterations done, and (n,) values.
+    """
+    # Detectron2 counts from 0, but what it logs after the last iteration has their number.
+    last = iterations_done(rows) or np.inf
+    points = [(min(row["iteration"] + 1, last), row[key]) for row in rows if key in row]
+    x, y = np.array(points, dtype=float).reshape(-1, 2).T
+    return x, y
+
+
+def evaluations(rows: Sequence[Row]) -> dict[str, tuple[int, float]]:
+    """The last value of each metric of an evaluation.
+
+    Args:
+        rows: :attr:`RunFolder.metrics`.
+
+    Returns:
+        Metric, like "bbox/AP", or "test set/bbox/AP" if there are several sets -> iterations done,
+        and its value in percent, NaN if it is not defined.
+    """
+    keys = {key: None for row in rows for key in row if re.fullmatch(r".+/A[PR][^/]*", key)}
+    last = {}
+    for key in keys:
+        x, y = series(rows, key)
+        last[key] = (int(x[-1]), float(y[-1]))
+    return last
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """The running mean over a twentieth of the values, centred; over less at the ends.
+
+    Args:
+        values: (n,); fewer than 40 stay as they are.
+    """
+    half = len(values) // 40
+    if not half:
+        return values
+    window = np.ones(2 * half + 1)
+    counts = np.convolve(np.ones(len(values)), window, mode="same")
+    return np.convolve(values, window, mode="same") / counts
+
+
+def draw_aps(runs: Sequence[RunFolder]) -> dict[str, "Figure"]:
+    """A panel for AP, AP50 and AP75 of each task.
+
+    Returns:
+        Metric -> figure.
+
+    Raises:
+        UserError: no run was evaluated more than once.
+    """
+    metrics = _keys(runs, lambda key: key if re.fullmatch(r".+/AP(50|75)?", key) else None)
+    if all(len(series(run.metrics, metric)[0]) < 2 for run in runs for metric in metrics):
+        raise UserError(
+            "No run was evaluated more than once, so there is no curve; TEST.EVAL_PERIOD evaluates "
+            "during training, too."
+        )
+
+    def draw(axis: "Axes", run: RunFolder, color: str, metric: str) -> None:
+        axis.plot(*series(run.metrics, metric), "o-", color=color, markersize=4)
+
+    return _panels(runs, sorted(metrics), draw, "percent")
+
+
+def draw_losses(runs: Sequence[RunFolder]) -> dict[str, "Figure"]:
+    """A panel for each loss: its running mean and, faint, what was logged.
+
+    Returns:
+        Loss -> figure, ``total_loss`` first.
+
+    Raises:
+        UserError: no run has a loss.
+    """
+    losses = _keys(runs, lambda key: key if key.startswith(("loss_", "total_loss")) else None)
+    if not losses:
+        raise UserError("No run has logged a loss; Detectron2 does so every 20 iterations.")
+
+    def draw(axis: "Axes", run: RunFolder, color: str, loss: str) -> None:
+        x, y = _thinned(*series(run.metrics, loss))
+        axis.plot(x, y, color=color, alpha=0.3, linewidth=0.8)
+        axis.plot(x, smooth(y), color=color, linewidth=1.6)
+
+    return _panels(runs, sorted(losses, key=lambda key: (key != "total_loss", key)), draw, "loss")
+
+
+def draw_weights(runs: Sequence[RunFolder]) -> dict[str, "Figure"]:
+    """A panel for the weights of each task: their mean and standard deviation, as the losses are
+    multiplied by them, and, dashed, the mean as a network predicted them.
+
+    Returns:
+        Samples, like "box" or "stage0/cls_fg" -> figure.
+
+    Raises:
+        UserError: no run has weights other than 1.
+    """
+
+    def samples(key: str) -> str | None:
+        match = re.fullmatch(r"((?:[^/]+/)*)(?:weights|swn)/(\w+)_mean", key)
+        return match and match[1] + match[2]
+
+    names = _keys(runs, samples)
+    if not names:
+        raise UserError("No run has logged weights: every sample has weight 1 in each of them.")
+
+    def draw(axis: "Axes", run: RunFolder, color: str, name: str) -> None:
+        stage, _, task = name.rpartition("/")
+        prefix = stage and stage + "/"
+        x, mean = series(run.metrics, f"{prefix}weights/{task}_mean")
+        _, std = series(run.metrics, f"{prefix}weights/{task}_std")
+        axis.fill_between(x, mean - std, mean + std, color=color, alpha=0.2, linewidth=0)
+        axis.plot(x, mean, color=color, linewidth=1.6)
+        learned = series(run.metrics, f"{prefix}swn/{task}_mean")
+        axis.plot(*learned, color=color, linewidth=1.2, linestyle=(0, (4, 2)))
+
+    return _panels(runs, sorted(names), draw, "weight")
+
+
+def _keys(runs: Sequence[RunFolder], name: Callable[[str], str | None]) -> set[str]:
+    """What ``name`` makes of the keys of all runs' metrics, if it makes something of them."""
+    keys = {key for run in runs for row in run.metrics for key in row}
+    return {name(key) for key in keys} - {None}
+
+
+def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means over neighbours, so that at most ``_MOST_POINTS`` are left."""
+    parts = min(len(x), _MOST_POINTS)
+    return tuple(
+        np.array([part.mean() for part in np.array_split(values, parts)]) if parts else values
+        for values in (x, y)
+    )
+
+
+def _panels(
+    runs: Sequence[RunFolder],
+    names: Sequence[str],
+    draw: Callable[["Axes", RunFolder, str, str], None],
+    unit: str,
+) -> dict[str, "Figure"]:
+    """A figure for each name, with what ``draw(axis, run, color, name)`` draws for every run."""
+    figures = {}
+    for name in names:
+        figures[name] = figure = new_figure(*_SIZE)
+        axis = figure.subplots()
+        for i, run in enumerate(runs):
+            draw(axis, run, color_of(i), name)
+        axis.set_title(name, parse_math=False)
+        axis.set_xlabel("iterations")
+        axis.set_ylabel(unit)
+        axis.margins(x=0.02)
+        axis.locator_params(axis="x", nbins=5, integer=True)
+        plain_axes(axis)
+    return figures

@@ -1,0 +1,363 @@
+"""The report: one HTML page on a run, or on several side by side."""
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .. import __version__
+from ..errors import UserError
+from ..experiments.matrix import flat_config
+from ..experiments.progress import duration
+from . import curves
+from .figures import FIGURES, FigureInfo
+from .page import Page, missing, scrolling, table, text
+from .run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["write_report"]
+
+#: What the metrics are, in the order of the table.
+_METRICS = {
+    "AP": "mean over IoU 0.50 to 0.95",
+    "AP50": "IoU 0.50",
+    "AP75": "IoU 0.75",
+    "APs": "objects under 32² pixels",
+    "APm": "objects of 32² to 96² pixels",
+    "APl": "objects over 96² pixels",
+}
+#: What tells most of a single run, beside the keys of its weighter.
+_TELLING_KEYS = re.compile(
+    r"DATASETS\.(TRAIN|TEST)|MODEL\.(META_ARCHITECTURE|WEIGHTS|ROI_HEADS\.NAME)"
+    r"|MODEL\.SAMPLE_WEIGHTER\.(NAME|CLASS_WEIGHTS)|SEED"
+    r"|SOLVER\.(MAX_ITER|IMS_PER_BATCH|BASE_LR|STEPS|GAMMA|WARMUP_ITERS)"
+)
+
+
+def write_report(runs: Sequence[RunFolder], file: str | Path) -> None:
+    """Write a page with what the runs' folders hold: AP, curves, figures, configs, versions.
+
+    What a folder lacks, the page says in its place.
+
+    Args:
+        runs: at least one; others are compared with the first.
+        file: of the page, which needs no other file and no network.
+
+    Raises:
+        UserError: the file can't be written.
+    """
+    page = Page()
+    legend = _legend(runs)
+    page.section("ap", "Average precision", _ap_table(runs))
+    page.section(
+        "ap-curves",
+        "AP during training",
+        *_panels(page, runs, curves.draw_aps, "One point for each evaluation.", legend),
+    )
+    page.section(
+        "losses",
+        "Losses",
+        *_panels(
+            page,
+            runs,
+            curves.draw_losses,
+            "Running means; faint, the values as they were logged, each a median over 20 "
+            "iterations. Losses are those that the detector is trained on, that is, after "
+            "weighting: a lower weighted loss need not mean a better detector.",
+            legend,
+        ),
+    )
+    page.section(
+        "weights-curves",
+        "Mean weights",
+        *_panels(
+            page,
+            runs,
+            curves.draw_weights,
+            "Mean and, shaded, standard deviation of what the losses are multiplied by, in the "
+            "batches that were logged; dashed, the mean as a network predicted it. Positives of "
+            "each task; for classification, positives (cls_fg) and negatives (cls_bg).",
+            legend,
+        ),
+    )
+    for name, info in FIGURES.items():
+        page.section(f"figure-{name}", info.title, *_figure(page, runs, info))
+    page.section("config", "Config", *_config(runs))
+    page.section("machine", "Speed, versions, machine", *_machine(runs))
+
+    names = " and ".join(run.name for run in runs)
+    head = f'<p class="faint">Training report</p>\n<h1>{text(names)}</h1>\n{_cards(runs)}'
+    foot = f'<p class="faint">Written by swn_d2 {text(__version__)}.</p>'
+    try:
+        page.write(Path(file), f"{names}: report", head, foot)
+    except OSError as error:
+        raise UserError(f"cannot write {file}: {error.strerror}.") from error
+
+
+# Cards: a run in a few lines
+
+
+def _cards(runs: Sequence[RunFolder]) -> str:
+    baseline = _headline(runs[0])
+    cards = []
+    for i, run in enumerate(runs):
+        lines = [f"<h2>{text(run.name)}</h2>"] if len(runs) > 1 else []
+        headline = _headline(run)
+        if headline:
+            metric, value = headline
+            difference = ""
+            if i and baseline and baseline[0] == metric:
+                difference = f", {_difference(value, baseline[1])} to {text(runs[0].name)}"
+            lines.append(
+                f'<p class="big">{_number(value)} <small>{text(metric)}{difference}</small></p>'
+            )
+        lines += [f"<p>{text(sentence)}</p>" for sentence in _summary(run)]
+        lines += [
+            missing(problem) for part, problem in run.problems.items() if part != "environment"
+        ]
+        cards.append(f'<li style="--run: {curves.color_of(i)}">{"".join(lines)}</li>\n')
+    return f'<ul class="runs">\n{"".join(cards)}</ul>'
+
+
+def _headline(run: RunFolder) -> tuple[str, float] | None:
+    values = curves.evaluations(run.metrics)
+    metric = next((metric for metric in _ordered(values) if metric.endswith("/AP")), None)
+    return metric and (metric, values[metric][1])
+
+
+def _summary(run: RunFolder) -> Iterator[str]:
+    """What was trained, and how far."""
+    done = curves.iterations_done(run.metrics)
+    cfg = run.cfg
+    if cfg is None:
+        if done:
+            yield f"{done:,} iterations."
+        return
+    detector = cfg.MODEL.META_ARCHITECTURE
+    if "RetinaNet" not in detector:
+        detector = cfg.MODEL.ROI_HEADS.NAME
+    is_weighted = detector.startswith("SWN")
+    weighting = f"weights by {cfg.MODEL.SAMPLE_WEIGHTER.NAME}" if is_weighted else "no weights"
+    yield f"{detector}, {weighting}."
+    of_all = "" if done >= cfg.SOLVER.MAX_ITER else f" of {cfg.SOLVER.MAX_ITER:,}"
+    yield (
+        f"{done:,}{of_all} iterations of {cfg.SOLVER.IMS_PER_BATCH} images of "
+        f"{', '.join(cfg.DATASETS.TRAIN) or 'no data set'}."
+    )
+
+
+def _legend(runs: Sequence[RunFolder]) -> str:
+    """The runs' colours; nothing where there is only one."""
+    if len(runs) == 1:
+        return ""
+    entries = (
+        f'<li style="--run: {curves.color_of(i)}"><span class="swatch"></span>{text(run.name)}</li>'
+        for i, run in enumerate(runs)
+    )
+    return f'<ul class="legend">{"".join(entries)}</ul>'
+
+
+# The table of AP
+
+
+def _ap_table(runs: Sequence[RunFolder]) -> str:
+    values = [curves.evaluations(run.metrics) for run in runs]
+    metrics = _ordered({metric: None for of_run in values for metric in of_run})
+    if not metrics:
+        return missing(
+            "No run was evaluated; a training evaluates on DATASETS.TEST when it is complete."
+        )
+    head = ["Percent"] + [
+        f"{text(run.name)}<small>{_when(of_run)}</small>"
+        for run, of_run in zip(runs, values, strict=True)
+    ]
+    classes = [metric for metric in metrics if "/AP-" in metric]
+    html = (
+        f'<p class="how">The last evaluation of each run{_and_differences(runs)}. A dash stands '
+        "for what is not defined, such as the AP of objects of a size that the data set does not "
+        "have.</p>" + table(head, _ap_rows([m for m in metrics if m not in classes], values), "AP")
+    )
+    if classes:
+        rows = _ap_rows(classes, values)
+        html += f"<details><summary>AP of each class</summary>{table(head, rows, 'AP of classes')}"
+        html += "</details>"
+    return html
+
+
+def _and_differences(runs: Sequence[RunFolder]) -> str:
+    if len(runs) == 1:
+        return ""
+    return (
+        f", and its difference to {text(runs[0].name)} in percentage points. Another seed moves "
+        "AP, too: what a difference between two runs is worth, only several seeds can say"
+    )
+
+
+def _when(values: Mapping[str, tuple[int, float]]) -> str:
+    iterations = {done for done, _ in values.values()}
+    return f"after {max(iterations):,} iterations" if iterations else "not evaluated"
+
+
+def _ap_rows(
+    metrics: Sequence[str], values: Sequence[Mapping[str, tuple[int, float]]]
+) -> Iterator[list[str]]:
+    nothing = (0, math.nan)
+    group = None
+    for metric in metrics:
+        task, name = metric.rsplit("/", 1)
+        if task != group:
+            group = task
+            yield [text(task)]
+        cells = []
+        for i, of_run in enumerate(values):
+            _, value = of_run.get(metric, nothing)
+            cell = _number(value)
+            if i:
+                cell += f" <small>{_difference(value, values[0].get(metric, nothing)[1])}</small>"
+            cells.append(cell)
+        meaning = _METRICS.get(name)
+        yield [text(name) + (f"<small>{meaning}</small>" if meaning else ""), *cells]
+
+
+def _ordered(metrics: Mapping[str, object]) -> list[str]:
+    """Tasks in their own order, and of each the overall metrics first, in that of the table."""
+    tasks = list(dict.fromkeys(metric.rsplit("/", 1)[0] for metric in metrics))
+    order = list(_METRICS)
+
+    def place(metric: str):
+        task, name = metric.rsplit("/", 1)
+        return tasks.index(task), order.index(name) if name in order else len(order), name
+
+    return sorted(metrics, key=place)
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.1f}"
+
+
+def _difference(value: float, baseline: float) -> str:
+    difference = value - baseline
+    return "" if math.isnan(difference) else f"{difference:+.1f}".replace("-", "−")
+
+
+# Curves and figures
+
+
+def _panels(
+    page: Page,
+    runs: Sequence[RunFolder],
+    draw: Callable[[Sequence[RunFolder]], Mapping[str, "Figure"]],
+    how: str,
+    legend: str,
+) -> list[str]:
+    try:
+        figures = draw(runs)
+    except UserError as error:
+        return [missing(str(error))]
+    panels = "\n".join(page.svg(figure, f"{name} of each run") for name, figure in figures.items())
+    return [f'<p class="how">{text(how)}</p>', legend, f'<div class="panels">{panels}</div>']
+
+
+def _figure(page: Page, runs: Sequence[RunFolder], info: FigureInfo) -> list[str]:
+    """A figure of those runs that have what it needs, and a sentence for each of the others."""
+    sentences = []
+    try:
+        figure = info.draw(runs)
+    except UserError as error:
+        figure = None
+        sentences.append(str(error))
+        able = []
+        for run in runs if len(runs) > 1 else ():
+            try:
+                info.draw([run])
+                able.append(run)
+            except UserError as error_of_run:
+                sentences.append(str(error_of_run))
+        if able:
+            figure = info.draw(able)
+    html = [missing(sentence) for sentence in dict.fromkeys(sentences)]
+    if figure is not None:
+        html += [
+            "<figure>",
+            scrolling(page.svg(figure, info.title), info.title),
+            f"<figcaption>{text(info.caption)}</figcaption></figure>",
+        ]
+    return html
+
+
+# Config, versions, machine
+
+
+def _config(runs: Sequence[RunFolder]) -> list[str]:
+    known = [run for run in runs if run.cfg is not None]
+    if not known:
+        return [missing("No run has a config that can be read.")]
+    configs = [flat_config(run.cfg) for run in known]
+    keys = [key for key in configs[0] if key != "OUTPUT_DIR"]
+    if len(known) > 1:
+        how = "The keys of the config in which the runs differ."
+        keys = [key for key in keys if any(c[key] != configs[0][key] for c in configs)]
+        if not keys:
+            return ["<p>The configs of the runs are the same.</p>"]
+    else:
+        how = "What was trained, how samples were weighted, and the schedule."
+        weighter = known[0].cfg.MODEL.SAMPLE_WEIGHTER.NAME
+        own = ("MODEL.SWN.", "SOLVER.SWN.", f"MODEL.SAMPLE_WEIGHTER.{weighter.upper()}.")
+        own = own if weighter == "SWN" else own[2:]
+        keys = [key for key in keys if _TELLING_KEYS.fullmatch(key) or key.startswith(own)]
+    rows = [[_breakable(key), *(f"<code>{text(c[key])}</code>" for c in configs)] for key in keys]
+    head = ["Key", *(text(run.name) for run in known)]
+    return [f'<p class="how">{how}</p>', table(head, rows, "Config", kind="texts")]
+
+
+def _breakable(key: str) -> str:
+    """A config key that a narrow window breaks after its dots and underscores."""
+    return "<code>" + re.sub("([._])", r"\1<wbr>", text(key)) + "</code>"
+
+
+def _machine(runs: Sequence[RunFolder]) -> list[str]:
+    facts = [_facts(run) for run in runs]
+    names = dict.fromkeys(name for of_run in facts for name in of_run)
+    rows = [[text(name), *(text(of_run.get(name, "–")) for of_run in facts)] for name in names]
+    head = ["", *(text(run.name) for run in runs)]
+    html = [table(head, rows, "Speed, versions and machine", kind="texts")] if rows else []
+    return html + [
+        missing(run.problems["environment"]) for run in runs if "environment" in run.problems
+    ]
+
+
+def _facts(run: RunFolder) -> dict[str, str]:
+    facts = {}
+    x, seconds = curves.series(run.metrics, "time")
+    if len(x):
+        facts["Iterations per second, median"] = f"{1 / np.median(seconds):.3g}"
+        # Each line's time stands for the iterations since the line before.
+        facts["Training, without evaluations"] = duration(np.diff(x, prepend=0) @ seconds)
+    memory = _peak_memory(run)
+    if memory:
+        facts["GPU memory, peak"] = memory
+    environment = run.environment
+    for name, version in environment.get("versions", {}).items():
+        facts[name] = version
+    if environment.get("commit"):
+        facts["Commit of swn_d2"] = environment["commit"]
+    if environment:
+        processes, device = environment.get("processes", 1), environment.get("device", "")
+        facts["Machine"] = environment.get("machine", "–")
+        facts["Processes"] = f"{processes} on the {'CPU' if device == 'cpu' else 'GPU'}"
+    return facts
+
+
+def _peak_memory(run: RunFolder) -> str:
+    """From the log, since it is not in metrics.json; "" on the CPU."""
+    try:
+        log = (run.path / "log.txt").read_text(errors="replace")
+    except OSError:
+        return ""
+    found = re.findall(r"max_mem: (\d+)M", log)
+    return f"{max(map(int, found)):,} MiB" if found else ""

@@ -1,0 +1,113 @@
+"""Every figure, drawn of real trainings."""
+
+import os
+import warnings
+from itertools import combinations
+
+import pytest
+import torch
+from matplotlib.text import Text
+
+from swn_d2.analysis.figures import FIGURES
+from swn_d2.analysis.run_folder import open_runs
+from swn_d2.analysis.style import to_svg
+from swn_d2.engine import SWNTrainer
+from tests.tiny import batch, tiny_config
+
+FROM_THE_RECORDING = [name for name in FIGURES if name != "missed"]
+
+
+class OnBatches(SWNTrainer):
+    """Iteration i trains on batch i."""
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        return map(named_batch, range(100))
+
+
+def named_batch(seed):
+    entries = batch(seed)
+    for i, entry in enumerate(entries):
+        entry["file_name"] = f"{seed}_{i}.jpg"
+    return entries
+
+
+def train(folder, *opts, **kwargs):
+    os.makedirs(folder)
+    cfg = tiny_config(
+        *("OUTPUT_DIR", str(folder)),
+        *("SOLVER.MAX_ITER", 6),
+        *("SOLVER.STEPS", ()),
+        *("SOLVER.WARMUP_ITERS", 0),
+        *("SOLVER.SWN.BASE_LR", 0.05),  # so that the weights differ at once
+        *("DATASETS.TEST", ()),
+        *("RECORDING.PERIOD", 1),
+        *opts,
+        **kwargs,
+    )
+    (folder / "config.yaml").write_text(cfg.dump())
+    torch.manual_seed(0)
+    OnBatches(cfg).train()
+
+
+@pytest.fixture(scope="module")
+def figures(tmp_path_factory):
+    """Name -> figure of a baseline, a run with all tasks weighted, and a cascade; a warning while
+    one is drawn is an error."""
+    folder = tmp_path_factory.mktemp("runs")
+    train(folder / "baseline", "MODEL.SAMPLE_WEIGHTER.NAME", "Uniform")
+    train(folder / "masks", detector="mask_rcnn", reading="relative with cls")
+    train(folder / "cascade", detector="cascade_rcnn")
+    runs = open_runs([folder / name for name in ("baseline", "masks", "cascade")])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawn = {name: FIGURES[name].draw(runs) for name in FROM_THE_RECORDING}
+        for figure in drawn.values():
+            figure.draw_without_rendering()
+    return drawn
+
+
+@pytest.mark.parametrize("name", FROM_THE_RECORDING)
+def test_no_text_is_on_another_or_cut_off(name, figures):
+    texts = shown_texts(figures[name])
+    assert len(texts) > 20
+    for text, place in texts.items():
+        assert place.x0 >= 0 and place.y0 >= 0, text
+        assert place.x1 <= figures[name].bbox.x1 and place.y1 <= figures[name].bbox.y1, text
+    for one, other in combinations(texts, 2):
+        assert not texts[one].overlaps(texts[other]), (one, other)
+
+
+def shown_texts(figure):
+    """Text -> its place in pixels, less one for round letters."""
+    beyond_the_axis = {
+        tick.label1
+        for axes in figure.axes
+        for axis in (axes.xaxis, axes.yaxis)
+        for tick in axis.get_major_ticks()
+        if not min(axis.get_view_interval()) <= tick.get_loc() <= max(axis.get_view_interval())
+    }
+    return {
+        text: text.get_window_extent().padded(-1)
+        for text in figure.findobj(Text)
+        if text.get_visible() and text.get_text().strip() and text not in beyond_the_axis
+    }
+
+
+@pytest.mark.parametrize("name", FROM_THE_RECORDING)
+def test_every_run_with_weights_is_named(name, figures):
+    texts = " ".join(text.get_text() for text in figures[name].findobj(Text))
+    shown = {run for run in ("baseline", "masks", "cascade") if run in texts}
+    unweighted = {"baseline"} if name in ("samples", "iou_shares") else set()
+    assert shown == {"masks", "cascade"} | unweighted
+
+
+def test_a_figure_is_also_an_svg_element(figures):
+    svg = to_svg(figures["weights"])
+    assert svg.startswith("<svg") and svg.rstrip().endswith("</svg>") and "cascade" in svg
+
+
+def test_every_figure_has_a_title_and_says_how_to_read_it():
+    assert list(FIGURES) == ["samples", "iou_shares", "missed", "functions", "weights"]
+    for info in FIGURES.values():
+        assert info.title and info.caption.endswith(".")

@@ -1,0 +1,388 @@
+"""The report on real, short trainings, on folders with gaps, and in a real browser."""
+
+import json
+import math
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+
+from swn_d2.analysis import curves, report
+from swn_d2.analysis.figures import FIGURES
+from swn_d2.analysis.recording import RECORDING
+from swn_d2.analysis.report import write_report
+from swn_d2.analysis.run_folder import RunFolder, open_runs
+from swn_d2.data import make_digit_scenes, register_coco
+from swn_d2.engine import SWNTrainer
+from swn_d2.errors import UserError
+from tests.browser import Browser, find_browser
+from tests.tiny import tiny_config
+
+ITERATIONS = 24
+VOID = {"meta", "link", "br", "wbr", "img"}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folders of a baseline and of a training with SWN."""
+    root = tmp_path_factory.mktemp("runs")
+    make_digit_scenes(root / "digits", num_train=8, num_val=4, image_size=(96, 64))
+    for split in ("train", "val"):
+        annotations = root / "digits" / "annotations" / f"instances_{split}.json"
+        register_coco(f"report_{split}", str(annotations), str(root / "digits" / split))
+    folders = []
+    for name, weighter in (("base", "Uniform"), ("learned", "SWN")):
+        folder = root / name
+        folder.mkdir()
+        cfg = tiny_config(
+            *("OUTPUT_DIR", str(folder)),
+            *("DATASETS.TRAIN", ("report_train",)),
+            *("DATASETS.TEST", ("report_val",)),
+            *("MODEL.ROI_HEADS.NUM_CLASSES", 10),
+            *("MODEL.SAMPLE_WEIGHTER.NAME", weighter),
+            *("INPUT.MIN_SIZE_TRAIN", (64,)),
+            *("INPUT.MIN_SIZE_TEST", 64),
+            *("DATALOADER.NUM_WORKERS", 0),
+            *("SOLVER.IMS_PER_BATCH", 2),
+            *("SOLVER.MAX_ITER", ITERATIONS),
+            *("SOLVER.STEPS", ()),
+            *("TEST.EVAL_PERIOD", ITERATIONS // 2),
+            *("RECORDING.PERIOD", 4),
+        )
+        (folder / "config.yaml").write_text(cfg.dump())
+        torch.manual_seed(0)
+        trainer = SWNTrainer(cfg)
+        trainer.resume_or_load(resume=False)
+        trainer.train()
+        folders.append(folder)
+    return folders
+
+
+@pytest.fixture(scope="module")
+def page(trained, tmp_path_factory):
+    """The report on both."""
+    file = tmp_path_factory.mktemp("page") / "report.html"
+    write_report(open_runs(trained), file)
+    return file
+
+
+@pytest.fixture
+def one_figure(monkeypatch):
+    """Draw only one of the figures, to save time where they do not matter."""
+    monkeypatch.setattr(report, "FIGURES", {"weights": FIGURES["weights"]})
+
+
+class Reader(HTMLParser):
+    """Texts, tables and whatever a page must not have."""
+
+    def __init__(self, file):
+        super().__init__()
+        self.open, self.ids, self.references, self.faults = [], [], [], []
+        self.texts, self.cells = [], {}
+        self.svgs = 0
+        self.feed(file.read_text())
+        self.close()
+        self.faults += [f"<{tag}> is not closed" for tag in self.open]
+
+    def handle_starttag(self, tag, attributes):
+        self._note(tag, attributes)
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.row = []
+        if tag in ("th", "td"):
+            self.row.append("")
+
+    def handle_startendtag(self, tag, attributes):
+        self._note(tag, attributes)
+
+    def _note(self, tag, attributes):
+        self.svgs += tag == "svg"
+        for name, value in attributes:
+            if name == "id":
+                self.ids.append(value)
+            if name in ("src", "srcset", "href", "xlink:href", "data", "action", "poster"):
+                self.references.append(value)
+            self._note_style(value or "")
+        if tag == "script":
+            self.faults.append("a script")
+
+    def _note_style(self, text):
+        self.references += re.findall(r"url\(\s*['\"]?([^)'\"]*)", text)
+        if "@import" in text:
+            self.faults.append("@import")
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.faults.append(f"</{tag}> at {self.getpos()}")
+        if tag == "tr":
+            self.cells.setdefault(self.row[0], self.row[1:])
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "style":
+            self._note_style(data)
+            return
+        self.texts.append(data)
+        if {"th", "td"} & set(self.open):
+            self.row[-1] += data
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.texts).split())
+
+
+def read(runs, folder):
+    """The report on runs, as it was written and read again."""
+    write_report(runs, folder / "report.html")
+    return Reader(folder / "report.html")
+
+
+def copy_of(folder, name, tmp_path):
+    return shutil.copytree(folder, tmp_path / name)
+
+
+def last_value(folder, key):
+    rows = map(json.loads, (folder / "metrics.json").read_text().splitlines())
+    return [row[key] for row in rows if key in row][-1]
+
+
+def test_the_page_needs_nothing_but_itself(page):
+    reader = Reader(page)
+    assert reader.faults == []
+    outside = [r for r in reader.references if not r.startswith(("#", "data:"))]
+    assert outside == []
+    inside = {r[1:] for r in reader.references if r.startswith("#")}
+    assert len(reader.ids) == len(set(reader.ids))
+    assert inside and inside <= set(reader.ids)
+    # "AP" has 1 panel for each of 3 metrics, and every loss and the box weight 1.
+    losses = {"total_loss", "loss_cls", "loss_box_reg", "loss_rpn_cls", "loss_rpn_loc"}
+    assert losses | {"loss_swn_box", "bbox/AP75", "box"} <= set(reader.texts)
+    assert reader.svgs == 3 + len(losses) + 1 + 1 + len(FIGURES)
+
+
+def test_without_a_gap_there_is_no_note_of_one(page):
+    assert 'class="missing"' not in page.read_text()
+
+
+def test_both_runs_are_side_by_side(page, trained):
+    reader = Reader(page)
+    aps = [last_value(folder, "bbox/AP50") for folder in trained]
+    row = reader.cells["AP50IoU 0.50"]
+    assert row[0] == f"{aps[0]:.1f}"
+    assert row[1].split()[0] == f"{aps[1]:.1f}"
+    assert float(row[1].split()[1].replace("−", "-")) == pytest.approx(aps[1] - aps[0], abs=0.051)
+    assert reader.cells["MODEL.SAMPLE_WEIGHTER.NAME"] == ["Uniform", "SWN"]
+    assert "MODEL.META_ARCHITECTURE" not in reader.cells  # the same in both
+    assert reader.cells["torch"] == [torch.__version__] * 2
+    assert reader.cells["Processes"] == ["1 on the CPU"] * 2
+    assert "cores of" in reader.cells["Machine"][0]
+    assert float(reader.cells["Iterations per second, median"][1]) > 0
+    for info in FIGURES.values():
+        assert info.title in reader.texts and info.caption in reader.texts
+    assert reader.text.count(f"{ITERATIONS} iterations of 2 images of report_train.") == 2
+
+
+def test_one_run(trained, tmp_path, one_figure):
+    reader = read([RunFolder(trained[1])], tmp_path)
+    assert reader.cells["MODEL.SWN.STRENGTH"] == ["0.5"]
+    assert reader.cells["SOLVER.MAX_ITER"] == [str(ITERATIONS)]
+    assert not any("FOCALWEIGHTING" in key for key in reader.cells)
+
+
+def test_an_empty_folder_beside_a_run(trained, tmp_path):
+    (tmp_path / "empty").mkdir()
+    reader = read(open_runs([trained[1], tmp_path / "empty"]), tmp_path)
+    assert reader.faults == []
+    for what in ("config.yaml", "metrics.json", "samples.jsonl", "checkpoint", "environment.json"):
+        assert re.search(rf"{re.escape(str(tmp_path / 'empty'))}[^.]*{what}", reader.text), what
+    assert reader.cells["AP50IoU 0.50"][1].strip() == "–"
+    assert reader.svgs >= 3 + 6 + 1 + len(FIGURES)  # those of the run
+
+
+def test_only_an_empty_folder(tmp_path):
+    reader = read([RunFolder(tmp_path)], tmp_path)
+    assert reader.faults == [] and reader.svgs == 0
+    for sentence in ("No run was evaluated", "No run has logged a loss", "No run has a config"):
+        assert sentence in reader.text
+
+
+def test_a_half_written_run(trained, tmp_path):
+    folder = copy_of(trained[0], "half", tmp_path)
+    lines = (folder / "metrics.json").read_bytes().splitlines(keepends=True)
+    (folder / "metrics.json").write_bytes(lines[0] + lines[1][:30])
+    recorded = (folder / RECORDING).read_bytes()
+    (folder / RECORDING).write_bytes(recorded[: len(recorded) * 2 // 3])
+    (folder / "environment.json").write_text('{"versions": {')
+    for name in ("last_checkpoint", "model_final.pth"):
+        (folder / name).unlink()
+    reader = read([RunFolder(folder)], tmp_path)
+    assert reader.faults == []
+    assert f"20 of {ITERATIONS} iterations of 2 images" in reader.text
+    assert f"{folder} has no checkpoint." in reader.text
+    assert f"{folder}/environment.json can't be read: " in reader.text
+    assert "No run was evaluated more than once" in reader.text
+    assert "total_loss" in reader.texts
+    assert FIGURES["samples"].caption in reader.texts
+    assert "weights of every task are 1" in reader.text  # in the place of the weights' figure
+    assert reader.cells["MODEL.SAMPLE_WEIGHTER.NAME"] == ["Uniform"]
+    assert "MODEL.SWN.STRENGTH" not in reader.cells
+
+
+def test_what_another_version_wrote(trained, tmp_path, one_figure):
+    folder = copy_of(trained[1], "other", tmp_path)
+    config = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(config.replace("EASE_IN:", "EASED_IN:"))
+    recorded = (folder / RECORDING).read_text()
+    (folder / RECORDING).write_text(recorded.replace('"version":1', '"version":2', 1))
+    reader = read([RunFolder(folder)], tmp_path)
+    assert "not one of this version" in reader.text and "EASED_IN" in reader.text
+    assert "samples.jsonl is of version 2" in reader.text
+    assert "loss_swn_box" in reader.texts
+    assert reader.cells["AP50IoU 0.50"] == [f"{last_value(folder, 'bbox/AP50'):.1f}"]
+
+
+def test_a_figure_that_only_some_runs_have_data_for(trained, page, tmp_path, monkeypatch):
+    folder = copy_of(trained[0], "not evaluated", tmp_path)
+    shutil.rmtree(folder / "inference")
+    monkeypatch.setattr(report, "FIGURES", {"missed": FIGURES["missed"]})
+    reader = read(open_runs([trained[1], folder]), tmp_path)
+    assert f"{folder}/inference" in reader.text
+    assert reader.svgs == Reader(page).svgs - len(FIGURES) + 1
+
+
+def test_whatever_files_say_is_text(trained, tmp_path, one_figure):
+    name = "<b>$a_b$ & \"c' --><i>"
+    folder = copy_of(trained[1], name, tmp_path)
+    with open(folder / "metrics.json", "a") as metrics:
+        row = {"iteration": ITERATIONS, "bbox/AP-<u>$x": 1.0, "loss_<s>": 1.0}
+        metrics.write(json.dumps(row) + "\n")
+    config = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(config.replace("report_train", "</td><img src=x>"))
+    note = json.loads((folder / "environment.json").read_text())
+    note["machine"] = "<script>alert(1)</script>"
+    (folder / "environment.json").write_text(json.dumps(note))
+    reader = read(open_runs([trained[1], folder]), tmp_path)
+    assert reader.faults == [] and "x" not in reader.references
+    assert name in reader.texts and "loss_<s>" in reader.texts
+    assert reader.cells["AP-<u>$x"][1].startswith("1.0")
+    assert reader.cells["DATASETS.TRAIN"][1] == "['</td><img src=x>']"
+    assert reader.cells["Machine"][1] == "<script>alert(1)</script>"
+
+
+def test_speed_and_memory_are_those_that_were_logged(tmp_path):
+    seconds = ((19, 1.0), (39, 0.5), (59, 0.5))
+    rows = [{"iteration": i, "total_loss": 1.0, "time": time} for i, time in seconds]
+    (tmp_path / "metrics.json").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "log.txt").write_text("iter: 19  max_mem: 1234M\niter: 39  max_mem: 999M\n")
+    cells = read([RunFolder(tmp_path)], tmp_path).cells
+    assert cells["Iterations per second, median"] == ["2"]
+    assert cells["Training, without evaluations"] == ["40 s"]
+    assert cells["GPU memory, peak"] == ["1,234 MiB"]
+
+
+def test_a_page_that_cannot_be_written(tmp_path):
+    with pytest.raises(UserError, match=f"cannot write {tmp_path}: "):
+        write_report([RunFolder(tmp_path)], tmp_path)
+
+
+def test_it_opens_in_a_browser(page, tmp_path):
+    executable = find_browser()
+    if executable is None:
+        pytest.skip("no Chromium on the PATH or in the variable CHROMIUM to open the report with")
+    bad = tmp_path / "bad.html"
+    bad.write_text(
+        '<!doctype html><title>bad</title><img src="http://127.0.0.1:1/x.png">'
+        '<script>console.error("a mistake")</script><div style="width: 2000px">wide</div>'
+    )
+    width_of_page = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    with Browser(executable, tmp_path / "profile") as browser:
+        browser.open(bad, width=390)  # what must not be is seen
+        assert "http://127.0.0.1:1/x.png" in browser.requests
+        assert any("a mistake" in complaint for complaint in browser.complaints)
+        assert browser.evaluate(width_of_page) > 0
+        for width, dark in ((1280, False), (390, True)):
+            browser.open(page, width=width, dark=dark)
+            assert browser.complaints == []
+            assert [r for r in browser.requests if not r.startswith("data:")] == []
+            assert browser.evaluate(width_of_page) == 0  # what is too wide scrolls in its box
+            assert browser.evaluate("document.querySelectorAll('.scroll').length") > 5
+            channel = "parseInt(getComputedStyle(document.body).backgroundColor.slice(4))"
+            assert (browser.evaluate(channel) < 128) == dark
+
+
+# The numbers behind the curves and the table
+
+ROWS = [
+    {"iteration": 19, "total_loss": 3.0, "loss_cls": 2.0},
+    {"iteration": 29, "bbox/AP": 10.0, "bbox/AP-cat": 1.0},
+    {"iteration": 39, "total_loss": 1.0, "segm/AR@100": 5.0},
+    {"iteration": 40, "bbox/AP": 20.0, "bbox/APl": math.nan},
+]
+
+
+def test_iterations_are_counted_as_done():
+    assert curves.iterations_done(ROWS) == 40 and curves.iterations_done([]) == 0
+    x, y = curves.series(ROWS, "bbox/AP")
+    assert x.tolist() == [30, 40] and y.tolist() == [10, 20]
+    assert [len(values) for values in curves.series(ROWS, "loss_mask")] == [0, 0]
+
+
+def test_evaluations_are_the_last_of_each_metric():
+    found = curves.evaluations(ROWS)
+    assert math.isnan(found.pop("bbox/APl")[1])
+    assert found == {"bbox/AP": (40, 20.0), "bbox/AP-cat": (30, 1.0), "segm/AR@100": (40, 5.0)}
+
+
+def test_smoothing():
+    few = np.array([1.0, 5.0, 2.0])
+    assert curves.smooth(few) is few and len(curves.smooth(np.zeros(0))) == 0
+    values = np.random.default_rng(0).normal(size=120)  # means over 7
+    smoothed = curves.smooth(values)
+    assert smoothed[60] == pytest.approx(values[57:64].mean())
+    assert smoothed[0] == pytest.approx(values[:4].mean())
+    assert smoothed[-1] == pytest.approx(values[-4:].mean())
+
+
+def drawn(figure):
+    """The curves of a panel as lists of points."""
+    return [line.get_xydata().tolist() for line in figure.axes[0].get_lines()]
+
+
+class Logged:
+    """A run of which only this was logged."""
+
+    name = "run"
+
+    def __init__(self, *rows):
+        self.metrics = rows
+
+
+def test_curves_are_what_was_logged():
+    scalars = ("weights/box_mean", 2.0), ("weights/box_std", 0.5), ("swn/box_mean", 3.0)
+    rows = [
+        {"iteration": i, "total_loss": float(i), **{f"stage1/{key}": v for key, v in scalars}}
+        for i in (19, 39)
+    ]
+    panels = curves.draw_losses([Logged(*rows), Logged(rows[1])])
+    assert list(panels) == ["total_loss"]
+    first, _, second, _ = drawn(panels["total_loss"])
+    assert first == [[20, 19], [40, 39]] and second == [[40, 39]]
+    panels = curves.draw_weights([Logged(*rows)])
+    assert list(panels) == ["stage1/box"]
+    assert drawn(panels["stage1/box"]) == [[[20, 2], [40, 2]], [[20, 3], [40, 3]]]
+    band = panels["stage1/box"].axes[0].collections[0].get_paths()[0].vertices
+    assert set(band[:, 1]) == {1.5, 2.5}
+    panels = curves.draw_aps([Logged(*ROWS), Logged()])
+    assert list(panels) == ["bbox/AP"]
+    assert drawn(panels["bbox/AP"])[0] == [[30, 10], [40, 20]]
+
+
+def test_a_long_curve_is_thinned_to_means():
+    rows = [{"iteration": i, "total_loss": float(i % 2)} for i in range(1000)]
+    panel = curves.draw_losses([Logged(*rows)])["total_loss"]
+    points = np.array(drawn(panel)[0])
+    assert len(points) == 500 and (points[:, 1] == 0.5).all()
+    assert points[0, 0] == 1.5 and points[-1, 0] == 999.5

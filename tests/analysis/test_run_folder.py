@@ -1,0 +1,119 @@
+"""What is read of a run's folder, whatever state it is in."""
+
+import json
+
+import pytest
+
+from swn_d2.analysis.recording import RECORDING
+from swn_d2.analysis.run_folder import RunFolder, open_runs
+from swn_d2.errors import UserError
+from tests.analysis.samples import random_records, run_folder
+
+
+def write_metrics(folder, *rows, end=""):
+    (folder / "metrics.json").write_text("".join(json.dumps(row) + "\n" for row in rows) + end)
+    return RunFolder(folder).metrics
+
+
+def loss(iteration, value=1.0):
+    return {"iteration": iteration, "total_loss": value}
+
+
+def test_a_whole_folder(tmp_path):
+    run_folder(tmp_path / "run", list(random_records([4, 9])), "SOLVER.MAX_ITER", 7)
+    folder = tmp_path / "run"
+    write_metrics(folder, loss(6))
+    (folder / "environment.json").write_text('{"versions": {"torch": "2"}}')
+    (folder / "weighter").mkdir()
+    for name in ("0000009.pth", "0000004.pth", "unfinished", "mine.pth"):
+        (folder / "weighter" / name).touch()
+    (folder / "model_0000004.pth").touch()
+    (folder / "last_checkpoint").write_text("model_0000004.pth\n")
+    run = RunFolder(folder)
+    assert run.name == "run" and run.cfg.SOLVER.MAX_ITER == 7
+    assert run.metrics == [loss(6)]
+    assert [record.iteration for record in run.recording] == [4, 9]
+    assert [(i, file.name) for i, file in run.snapshots] == [(4, "0000004.pth"), (9, "0000009.pth")]
+    assert run.checkpoint == folder / "model_0000004.pth"
+    assert run.environment == {"versions": {"torch": "2"}}
+    assert run.problems == {}
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(UserError, match=f"no folder {tmp_path}/gone; give the OUTPUT_DIR"):
+        RunFolder(tmp_path / "gone")
+
+
+def test_an_empty_folder(tmp_path):
+    run = RunFolder(tmp_path)
+    assert (run.cfg, run.checkpoint) == (None, None)
+    assert (run.metrics, run.recording, run.snapshots, run.environment) == ([], [], [], {})
+    assert set(run.problems) == {"cfg", "metrics", "recording", "checkpoint", "environment"}
+    for part, sentence in run.problems.items():
+        assert sentence.count(str(tmp_path)) == 1 and sentence.endswith((".", "?")), part
+        assert run.problem(part) == sentence
+
+
+def test_why_something_is_missing_can_be_asked_for_first(tmp_path):
+    assert "no checkpoint" in RunFolder(tmp_path).problem("checkpoint")
+
+
+def test_a_line_that_was_cut_short(tmp_path):
+    assert write_metrics(tmp_path, loss(19), end='{"iteration": 39, "total') == [loss(19)]
+    assert write_metrics(tmp_path, loss(19), end="\0\xff\n[1]\n{}\n") == [loss(19)]
+    assert write_metrics(tmp_path, end='{"iteration"') == []
+    assert "no whole line" in RunFolder(tmp_path).problem("metrics")
+    (tmp_path / "last_checkpoint").write_text("model_0000004.pth")  # and no such file
+    assert "no checkpoint" in RunFolder(tmp_path).problem("checkpoint")
+    (tmp_path / "environment.json").write_text('{"versions"')
+    assert "environment.json can't be read: " in RunFolder(tmp_path).problem("environment")
+    assert RunFolder(tmp_path).environment == {}
+    (tmp_path / "config.yaml").write_text("SOLVER:\n  MAX_ITER: [")
+    assert "not one of this version" in RunFolder(tmp_path).problem("cfg")
+
+
+def test_a_recording_without_records(tmp_path):
+    run_folder(tmp_path, list(random_records([4])))
+    header = (tmp_path / RECORDING).read_text().splitlines()[0]
+    (tmp_path / RECORDING).write_text(header + "\n")
+    assert RunFolder(tmp_path).problem("recording") == f"{tmp_path / RECORDING} has no record yet."
+
+
+def test_another_versions_config(tmp_path):
+    (tmp_path / "config.yaml").write_text("MODEL:\n  SWN:\n    STRENTGH: 0.5\n")
+    run = RunFolder(tmp_path)
+    assert run.cfg is None
+    assert "not one of this version" in run.problem("cfg")
+    assert "Did you mean MODEL.SWN.STRENGTH?" in run.problem("cfg")
+
+
+def test_a_resumed_run_did_some_iterations_twice(tmp_path):
+    evaluation = {"iteration": 40, "bbox/AP": 1.0}
+    before = [loss(19), loss(39), evaluation, loss(59)]
+    assert write_metrics(tmp_path, *before, loss(39, 2.0), loss(59, 3.0)) == [
+        loss(19),
+        loss(39, 2.0),
+        loss(59, 3.0),
+    ]
+    assert write_metrics(tmp_path, *before, loss(59, 2.0)) == [*before[:3], loss(59, 2.0)]
+
+
+def test_scalars_of_earlier_iterations_are_no_sign_of_that(tmp_path):
+    """Detectron2 writes a scalar that the last iteration lacked after those that it had."""
+    late = {"iteration": 38, "fast_rcnn/fg_cls_accuracy": 0.5}
+    rows = write_metrics(tmp_path, loss(19), loss(39), late, loss(59))
+    assert rows == [loss(19), late, loss(39), loss(59)]
+    assert write_metrics(tmp_path, loss(39), late, loss(39, 2.0)) == [late, loss(39, 2.0)]
+
+
+def test_runs_have_names_of_their_own(tmp_path):
+    paths = [tmp_path / name for name in ("a/x/seed_1", "b/x/seed_1", "a/y/seed_1")]
+    for path in paths:
+        path.mkdir(parents=True)
+    assert [run.name for run in open_runs(paths[:1])] == ["seed_1"]
+    assert [run.name for run in open_runs([paths[0], paths[2]])] == ["x/seed_1", "y/seed_1"]
+    assert [run.name for run in open_runs(paths)] == ["a/x/seed_1", "b/x/seed_1", "a/y/seed_1"]
+    with pytest.raises(UserError, match="given twice"):
+        open_runs([paths[0], paths[0] / ".." / "seed_1"])
+    with pytest.raises(UserError, match="no folder"):
+        open_runs([paths[0], tmp_path / "gone"])

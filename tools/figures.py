@@ -1,0 +1,62 @@
+#!/usr/bin/env python3
+"""Draw what the weights did in a training, or in several side by side. See docs/analysis.md."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from swn_d2.errors import UserError, require_detectron2, user_errors_exit
+
+with user_errors_exit():
+    require_detectron2()
+
+from swn_d2.analysis.figures import FIGURES
+from swn_d2.analysis.run_folder import open_runs
+from swn_d2.analysis.style import save
+from swn_d2.data import add_register_coco_argument, register_from_args
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line; ``argv`` defaults to the process's own."""
+    parser = argparse.ArgumentParser(
+        usage="%(prog)s RUN [RUN ...] [--only NAME [NAME ...]] [--output FOLDER]\n"
+        "                  [--register-coco NAME ANNOTATIONS.json IMAGE_DIR]",
+        description="Draw what the weights did in a training, or in several side by side, as PNG "
+        "files:\nevery figure that the runs have the data for. Name the baseline first.",
+        epilog="figures:\n" + "\n".join(f"  {k:12}{info.title}" for k, info in FIGURES.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="OUTPUT_DIR of a training")
+    parser.add_argument(
+        "--only", nargs="+", choices=FIGURES, metavar="NAME", help="draw these figures (see below)"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="default: figures/ in the first run's folder"
+    )
+    add_register_coco_argument(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the tool."""
+    args = parse_args(argv)
+    with user_errors_exit():
+        register_from_args(args)
+        runs = open_runs(args.runs)
+        folder = args.output or runs[0].path / "figures"
+        drawn = 0
+        for name in args.only or FIGURES:
+            try:
+                figure = FIGURES[name].draw(runs)
+            except UserError as error:
+                print(f"{name}: {error}", file=sys.stderr)
+                continue
+            save(figure, folder / f"{name}.png")
+            print(f"{name}: {folder / name}.png", flush=True)
+            drawn += 1
+        if not drawn:
+            raise UserError("no figure could be drawn; the lines above say why.")
+
+
+if __name__ == "__main__":
+    main()

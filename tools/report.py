@@ -1,0 +1,60 @@
+#!/usr/bin/env python3
+"""Write a report on one or several trainings: one HTML page that needs no network."""
+
+import argparse
+import os
+from pathlib import Path
+
+from swn_d2.errors import require_detectron2, user_errors_exit
+
+with user_errors_exit():
+    require_detectron2()
+
+from swn_d2.analysis.report import write_report
+from swn_d2.analysis.run_folder import open_runs
+from swn_d2.data import add_register_coco_argument, register_from_args
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line; ``argv`` defaults to the process's own."""
+    parser = argparse.ArgumentParser(
+        description="Write a report on a training, or on several side by side: their AP, curves, "
+        "figures, configs, versions. It is one HTML page without anything beside it. What a folder "
+        "lacks, the page says in its place."
+    )
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="OUTPUT_DIR of a training; the first is what the others are compared with",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="default: report.html in the run's folder, or in the one that all the runs are in",
+    )
+    add_register_coco_argument(parser)
+    return parser.parse_args(argv)
+
+
+def default_output(runs: list[str]) -> Path:
+    """report.html in the innermost folder that holds all of the runs."""
+    folder = os.path.commonpath([os.path.abspath(run) for run in runs])
+    return Path(os.path.relpath(folder)) / "report.html"
+
+
+def main() -> None:
+    """Run the tool."""
+    args = parse_args()
+    with user_errors_exit():
+        register_from_args(args)
+        runs = open_runs(args.runs)
+        file = args.output or default_output(args.runs)
+        write_report(runs, file)
+    print(f"{file} ({file.stat().st_size / 1e6:.1f} MB): open it in a browser.")
+
+
+if __name__ == "__main__":
+    main()
