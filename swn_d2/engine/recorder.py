@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..analysis.recording import REASONS, RECORDING, Crop, Record, append_records
 from ..weighting import TASKS, SampleStatistics, SampleWeighter, SampleWeights
 
-__all__ = ["SNAPSHOTS", "SampleRecorder", "weighters_of"]
+__all__ = ["SNAPSHOTS", "SampleRecorder", "sample_columns", "weighters_of"]
 
 #: The folder, in that of the run, with the weighter's parameters as they were during training.
 SNAPSHOTS = "weighter"
@@ -93,7 +93,10 @@ class SampleRecorder(HookBase):
     def _record(self, stage: str, statistics: SampleStatistics, weights: SampleWeights) -> Record:
         iteration = self.trainer.iter
         statistics = statistics.finite()
-        columns = _columns(statistics, weights)
+        given = torch.ones_like(statistics.cls_loss)
+        if "given_weight" in statistics.details:
+            given = statistics.detail("given_weight")
+        columns = sample_columns(statistics, weights, given)
         foreground = statistics.foreground
         background = (~statistics.is_foreground).nonzero().squeeze(1)
         choice = np.random.default_rng(iteration)
@@ -198,8 +201,14 @@ def _is_due(index: int, total: int, times: int) -> bool:
     return (index + 1) * times // max(total, 1) > index * times // max(total, 1)
 
 
-def _columns(statistics: SampleStatistics, weights: SampleWeights) -> dict[str, Tensor]:
-    """Column -> (R,) what a record has of every sample."""
+def sample_columns(
+    statistics: SampleStatistics, weights: SampleWeights, given: Tensor
+) -> dict[str, Tensor]:
+    """Column -> (R,) what a record has of every sample.
+
+    Args:
+        given: (R,) what the weights are multiplied by, those that the data give.
+    """
     columns = {
         "cls_loss": statistics.cls_loss,
         "box_loss": statistics.box_loss.sum(dim=1),
@@ -210,9 +219,6 @@ def _columns(statistics: SampleStatistics, weights: SampleWeights) -> dict[str, 
         columns["mask_loss"] = statistics.mask_loss
     if "gt_class" in statistics.details:
         columns["gt_class"] = statistics.detail("gt_class").float()
-    given = torch.ones_like(statistics.cls_loss)
-    if "given_weight" in statistics.details:
-        given = statistics.detail("given_weight")
     for task in TASKS:
         if f"{task}_loss" not in columns:
             continue

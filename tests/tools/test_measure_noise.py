@@ -1,0 +1,102 @@
+"""tools/measure_noise.py."""
+
+import importlib
+import os
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from swn_d2.analysis.run_folder import RunFolder
+from swn_d2.data import make_digit_scenes
+from swn_d2.data.datasets import register_digit_scenes
+from swn_d2.engine import SWNTrainer
+from tests.tiny import tiny_config
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+tool = importlib.import_module("measure_noise")
+
+NAMES = [f"digit_scenes_{name}" for name in ("train", "val", "train_clean", "train_oracle")]
+
+
+@pytest.fixture
+def scenes(tmp_path, monkeypatch):
+    """A small DigitScenes with much noise, in the place of the usual one."""
+
+    def register_anew():
+        for name in NAMES:
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+        register_digit_scenes()
+
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    register_anew()
+    make_digit_scenes(
+        tmp_path / "digit_scenes",
+        num_train=8,
+        num_val=1,
+        image_size=(96, 64),
+        box_noise_share=0.5,
+        box_noise_amount=0.45,
+    )
+    yield
+    monkeypatch.undo()
+    register_anew()
+
+
+def saved_run(folder, *opts, **kwargs):
+    """The folder of a run that ends before its first step."""
+    os.makedirs(folder)
+    cfg = tiny_config(
+        *("MODEL.ROI_HEADS.NUM_CLASSES", 10),
+        *("INPUT.MIN_SIZE_TRAIN", (64,)),
+        *("DATALOADER.NUM_WORKERS", 0),
+        *("DATASETS.TRAIN", ("digit_scenes_train",)),
+        *("SOLVER.IMS_PER_BATCH", 4),
+        *("OUTPUT_DIR", str(folder)),
+        *opts,
+        **kwargs,
+    )
+    torch.manual_seed(0)
+    trainer = SWNTrainer(cfg)
+    trainer.checkpointer.save("model_final")
+    (folder / "config.yaml").write_text(cfg.dump())
+    return folder
+
+
+def test_noisy_boxes_are_known_by_their_numbers(scenes, tmp_path, monkeypatch, capsys):
+    folder = saved_run(tmp_path / "run", "MODEL.SAMPLE_WEIGHTER.NAME", "IoUBalanced")
+    monkeypatch.setattr(sys, "argv", ["tool", str(folder), "--batches", "6"])
+    tool.main()
+    out = capsys.readouterr().out
+    share = int(re.search(r"(\d+)% of noisy", out)[1])
+    columns = tool.positives(RunFolder(folder), 6)
+    noisy = columns["is_noisy"] == 1
+    assert share == round(100 * noisy.mean()) and 20 < share < 80
+    row = r"^  {} +exact +([\d.]+)  noisy +([\d.]+)  area under the ROC curve ([\d.]+)$"
+    for name, sign in (("iou", 1), ("box_weight", 1), ("box_loss", -1)):
+        exact, other, area = map(float, re.search(row.format(name), out, re.M).groups())
+        values = columns[name] * sign
+        assert exact == pytest.approx(columns[name][~noisy].mean(), abs=6e-4)
+        assert other == pytest.approx(columns[name][noisy].mean(), abs=6e-4)
+        a, b = values[~noisy][:, None], values[noisy]
+        assert area == pytest.approx((a > b).mean() + (a == b).mean() / 2, abs=6e-4)
+    assert "gt_class" not in out and "cls_weight" in out
+    assert np.isfinite(np.concatenate(list(columns.values()))).all()
+
+
+def test_what_it_can_not_look_at(scenes, tmp_path, monkeypatch):
+    cascade = saved_run(tmp_path / "cascade", detector="cascade_rcnn")
+    (tmp_path / "empty").mkdir()
+    for argument, message in (
+        (tmp_path / "empty", "has no config.yaml"),
+        (cascade, "cascade has 3 sample weighters"),
+        ("--batches=0", "--batches must be at least 1"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["tool", str(argument), str(cascade)])
+        with pytest.raises(tool.UserError, match=message):
+            tool.main()

@@ -1,0 +1,99 @@
+#!/usr/bin/env python3
+"""Do the weights know which annotations are noisy? On DigitScenes, which remembers it.
+
+Trained detectors with their weighters look at batches of the training set once more, without
+learning. For positives of exact and of noisy annotations: the means of their weights, and the
+probability that an exact one has the larger weight (the area under the ROC curve: 0.5 if the
+weights know nothing, 1 if they know all). The same for the statistics; of losses, the probability
+that the noisy one has the larger.
+"""
+
+import argparse
+
+import numpy as np
+import torch
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import EventStorage
+from scipy.stats import mannwhitneyu
+
+from swn_d2 import SWNTrainer
+from swn_d2.analysis.run_folder import RunFolder
+from swn_d2.engine import SafeCheckpointer, choose_device
+from swn_d2.engine.recorder import sample_columns, weighters_of
+from swn_d2.errors import UserError, user_errors_exit
+
+#: The training set in which noisy objects have a ``sample_weight`` of 0, and nothing else differs.
+DATASET = "digit_scenes_train_oracle"
+
+
+@torch.no_grad()
+def positives(run: RunFolder, batches: int) -> dict[str, np.ndarray]:
+    """Column -> (n,) statistics and weights of the positives of some batches of the training set,
+    and ``is_noisy``.
+
+    Raises:
+        UserError: the run has no config, no checkpoint, or no single sample weighter.
+    """
+    for part, value in (("cfg", run.cfg), ("checkpoint", run.checkpoint)):
+        if value is None:
+            raise UserError(run.problem(part))
+    cfg = run.cfg.clone()
+    choose_device(cfg)
+    cfg.DATASETS.TRAIN = (DATASET,)
+    cfg.MODEL.SAMPLE_WEIGHTER.CLASS_WEIGHTS = []  # else they would hide who is noisy
+    seed_all_rng(0)  # the same images and regions for every run
+    model = SWNTrainer.build_model(cfg).train()
+    SafeCheckpointer(model).load_whole(str(run.checkpoint))
+    weighters = weighters_of(model)
+    if list(weighters) != [""]:
+        raise UserError(f"{run.name} has {len(weighters)} sample weighters, but must have one.")
+    found = []
+
+    def look(_, inputs, weights):
+        statistics = inputs[0].finite()
+        given = statistics.detail("given_weight")
+        columns = sample_columns(statistics, weights, torch.ones_like(given))
+        columns["is_noisy"] = (given == 0).float()
+        found.append({k: v[statistics.foreground].cpu().numpy() for k, v in columns.items()})
+
+    weighters[""].register_forward_hook(look)
+    data = iter(SWNTrainer.build_train_loader(cfg))
+    with EventStorage(cfg.SOLVER.MAX_ITER):  # as after the training: weights are eased in
+        for _ in range(batches):
+            model(next(data))
+    return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a training")
+    parser.add_argument("--batches", type=int, default=25, help="to look at (default: 25)")
+    args = parser.parse_args()
+    if args.batches < 1:
+        raise UserError("--batches must be at least 1.")
+    for folder in args.runs:
+        columns = positives(RunFolder(folder), args.batches)
+        is_noisy = columns.pop("is_noisy") == 1
+        print(f"{folder}: {len(is_noisy)} positives, {is_noisy.mean():.0%} of noisy annotations")
+        if is_noisy.all() or not is_noisy.any():
+            raise UserError(
+                "nothing can be told apart: DigitScenes was made without noise; make it with "
+                "--box-noise-share or --class-noise-share."
+            )
+        for name, values in columns.items():
+            exact, noisy = values[~is_noisy], values[is_noisy]
+            if name == "gt_class" or values.std() == 0:
+                continue
+            larger, smaller = (noisy, exact) if name.endswith("_loss") else (exact, noisy)
+            area = mannwhitneyu(larger, smaller).statistic / (len(exact) * len(noisy))
+            print(
+                f"  {name:12} exact {exact.mean():7.3f}  noisy {noisy.mean():7.3f}  "
+                f"area under the ROC curve {area:.3f}"
+            )
+
+
+if __name__ == "__main__":
+    with user_errors_exit():
+        main()
