@@ -3,7 +3,13 @@
 import importlib.util
 from contextlib import contextmanager
 
-__all__ = ["UserError", "has_detectron2", "require_detectron2", "user_errors_exit"]
+__all__ = [
+    "UserError",
+    "has_detectron2",
+    "require_detectron2",
+    "require_matplotlib",
+    "user_errors_exit",
+]
 
 
 class UserError(ValueError):
@@ -30,4 +36,13 @@ def require_detectron2() -> None:
     if not has_detectron2():
         raise UserError(
             "Detectron2 is not installed; install it with: python tools/install_detectron2.py"
+        )
+
+
+def require_matplotlib() -> None:
+    """Raise a :class:`UserError` with the command that installs Matplotlib if it is missing."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UserError(
+            "figures need Matplotlib, which is not installed. Install it with: "
+            "pip install matplotlib"
         )

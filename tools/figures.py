@@ -5,10 +5,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from swn_d2.errors import UserError, require_detectron2, user_errors_exit
+from swn_d2.errors import UserError, require_detectron2, require_matplotlib, user_errors_exit
 
 with user_errors_exit():
     require_detectron2()
+    require_matplotlib()
 
 from swn_d2.analysis.figures import FIGURES
 from swn_d2.analysis.run_folder import open_runs

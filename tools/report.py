@@ -5,10 +5,11 @@ import argparse
 import os
 from pathlib import Path
 
-from swn_d2.errors import require_detectron2, user_errors_exit
+from swn_d2.errors import require_detectron2, require_matplotlib, user_errors_exit
 
 with user_errors_exit():
     require_detectron2()
+    require_matplotlib()
 
 from swn_d2.analysis.report import write_report
 from swn_d2.analysis.run_folder import open_runs

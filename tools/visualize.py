@@ -6,10 +6,11 @@ import sys
 import time
 from pathlib import Path
 
-from swn_d2.errors import UserError, require_detectron2, user_errors_exit
+from swn_d2.errors import UserError, require_detectron2, require_matplotlib, user_errors_exit
 
 with user_errors_exit():
     require_detectron2()
+    require_matplotlib()
 
 from swn_d2.data import add_register_coco_argument, register_from_args
 from swn_d2.evaluation.pictures import read_pixels

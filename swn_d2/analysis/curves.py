@@ -8,14 +8,13 @@ import numpy as np
 
 from ..errors import UserError
 from .run_folder import RunFolder
-from .style import COLORS, new_figure, plain_axes
+from .style import color_of, new_figure, plain_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = [
-    "color_of",
     "draw_aps",
     "draw_losses",
     "draw_weights",
@@ -29,11 +28,6 @@ _SIZE = (3.7, 2.4)  # of a panel, in inches
 _MOST_POINTS = 500  # of a curve; more could not be seen apart
 
 Row = Mapping[str, Any]
-
-
-def color_of(index: int) -> str:
-    """The colour of the run with this index, throughout a report."""
-    return COLORS[index % len(COLORS)]
 
 
 def iterations_done(rows: Sequence[Row]) -> int:
@@ -153,7 +147,10 @@ def draw_weights(runs: Sequence[RunFolder]) -> dict[str, "Figure"]:
 
     names = _keys(runs, samples)
     if not names:
-        raise UserError("No run has logged weights: every sample has weight 1 in each of them.")
+        raise UserError(
+            "No run has logged weights; where samples are weighted, that is done every 20 "
+            "iterations."
+        )
 
     def draw(axis: "Axes", run: RunFolder, color: str, name: str) -> None:
         stage, _, task = name.rpartition("/")
@@ -196,10 +193,11 @@ def _panels(
         axis = figure.subplots()
         for i, run in enumerate(runs):
             draw(axis, run, color_of(i), name)
-        axis.set_title(name, parse_math=False)
+        axis.set_title(name)
         axis.set_xlabel("iterations")
         axis.set_ylabel(unit)
         axis.margins(x=0.02)
         axis.locator_params(axis="x", nbins=5, integer=True)
+        axis.ticklabel_format(useOffset=False)
         plain_axes(axis)
     return figures

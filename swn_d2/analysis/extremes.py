@@ -180,7 +180,7 @@ def _draw_run(block, run: RunFolder, records: list[Record], num_crops: int, name
                 f"IoU {stats['iou']:.2f}, score {stats['score']:.2f}",
             ]
             text = "\n".join(lines)
-            axis.set_xlabel(text, color=TEXT, size=8, loc="left", parse_math=False)
+            axis.set_xlabel(text, color=TEXT, size=8, loc="left")
 
 
 def _draw_crop(axis: "Axes", crop: Crop) -> None:

@@ -47,7 +47,7 @@ FIGURES: dict[str, FigureInfo] = {
         "Which boxes the loss comes from",
         "As Figure 5 of the paper: of the total weighted loss of the positives, the share of those "
         "whose predicted box has a certain IoU with its object; the bars of a run add up to 100 %. "
-        "Where a bar ends above its grey line, the weights favour boxes of that IoU.",
+        "Where a bar ends above the line on it, the weights favour boxes of that IoU.",
         draw_iou_shares,
     ),
     "missed": FigureInfo(

@@ -49,8 +49,8 @@ def load_weighters(run: RunFolder) -> list[tuple[int, dict[str, SWN]]]:
         )
     if not run.snapshots:
         raise UserError(
-            f"{run.name} has no snapshot of its weighting network; a training keeps ten of them "
-            "where RECORDING.PERIOD is greater than 0."
+            f"{run.name} has no snapshot of a weighting network; a training keeps ten of them "
+            "where RECORDING.PERIOD is greater than 0 and the detector is one of swn_d2's."
         )
     snapshots = []
     for iteration, file in run.snapshots:

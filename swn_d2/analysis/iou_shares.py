@@ -20,7 +20,7 @@ from .pooling import (
 )
 from .recording import Record
 from .run_folder import RunFolder
-from .style import COLORS, TEXT, new_figure, plain_axes
+from .style import TEXT, color_of, new_figure, plain_axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,12 +77,12 @@ def draw_iou_shares(runs: Sequence[RunFolder]) -> "Figure":
         for axis, span, when in zip(axes[row], (EARLY, LATE), ("early", "late"), strict=True):
             plain_axes(axis)
             title = row_title(stage_name(stage), f"{LOSS_NAMES[task]} loss", when)
-            title += f": {span[0]}–{span[1]} % of the training"
+            title += f": {span[0]}–{span[1]} % of the recording"
             axis.set_title(title, loc="left", color=TEXT, size=10)
             for i, run in enumerate(having):
                 records = part(run.recording, stage, span)
                 x = places + (i - (len(having) - 1) / 2) * width
-                color = COLORS[runs.index(run) % len(COLORS)]
+                color = color_of(runs.index(run))
                 axis.bar(x, iou_shares(records, task), 0.9 * width, color=color)
                 if (pooled(records, f"{task}_weight") != 1).any():
                     plain = iou_shares(records, task, weighted=False)
@@ -91,7 +91,7 @@ def draw_iou_shares(runs: Sequence[RunFolder]) -> "Figure":
         axes[row, 0].set_ylabel("share of the loss (%)")
     for axis in axes[-1]:
         axis.set_xlabel("IoU of the predicted box with its object")
-    names = {run.name: COLORS[runs.index(run) % len(COLORS)] for run, _ in shown}
+    names = {run.name: color_of(runs.index(run)) for run, _ in shown}
     figure.legend(
         handles=[
             *(Patch(color=color, label=name) for name, color in names.items()),

@@ -126,6 +126,8 @@ def draw_missed(
     figure.suptitle(
         f"{rule}, out of {dataset_name}.\nBlue: detections with a score of {score_threshold:.0%} "
         "or more. Dashed: missed, since none of them has its class and overlaps it by half.",
+        x=0,
+        ha="left",
         color=TEXT,
         size=10,
     )

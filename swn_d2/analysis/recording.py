@@ -120,15 +120,19 @@ def read_recording(file: Path) -> list[Record]:
             continue
         try:
             record = _from_json(entry)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{file} has a record of iteration {entry['iteration']} that can't be read "
                 f"({error!r}); delete that line."
             ) from error
-        if records and record.iteration < records[-1].iteration:
+        if records and _place(record) <= _place(records[-1]):
             records = [r for r in records if r.iteration < record.iteration]
         records.append(record)
     return records
+
+
+def _place(record: Record) -> tuple[int, str]:
+    return record.iteration, record.stage
 
 
 def _line(entry: Mapping[str, Any]) -> bytes:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from detectron2.config import CfgNode
 
 from .. import __version__
 from ..errors import UserError
@@ -16,6 +17,7 @@ from . import curves
 from .figures import FIGURES, FigureInfo
 from .page import Page, missing, scrolling, table, text
 from .run_folder import RunFolder
+from .style import color_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,8 +36,7 @@ _METRICS = {
 #: What tells most of a single run, beside the keys of its weighter.
 _TELLING_KEYS = re.compile(
     r"DATASETS\.(TRAIN|TEST)|MODEL\.(META_ARCHITECTURE|WEIGHTS|ROI_HEADS\.NAME)"
-    r"|MODEL\.SAMPLE_WEIGHTER\.(NAME|CLASS_WEIGHTS)|SEED"
-    r"|SOLVER\.(MAX_ITER|IMS_PER_BATCH|BASE_LR|STEPS|GAMMA|WARMUP_ITERS)"
+    r"|SEED|SOLVER\.(MAX_ITER|IMS_PER_BATCH|BASE_LR|STEPS|GAMMA|WARMUP_ITERS)"
 )
 
 
@@ -120,7 +121,7 @@ def _cards(runs: Sequence[RunFolder]) -> str:
         lines += [
             missing(problem) for part, problem in run.problems.items() if part != "environment"
         ]
-        cards.append(f'<li style="--run: {curves.color_of(i)}">{"".join(lines)}</li>\n')
+        cards.append(f'<li style="--run: {color_of(i)}">{"".join(lines)}</li>\n')
     return f'<ul class="runs">\n{"".join(cards)}</ul>'
 
 
@@ -138,12 +139,8 @@ def _summary(run: RunFolder) -> Iterator[str]:
         if done:
             yield f"{done:,} iterations."
         return
-    detector = cfg.MODEL.META_ARCHITECTURE
-    if "RetinaNet" not in detector:
-        detector = cfg.MODEL.ROI_HEADS.NAME
-    is_weighted = detector.startswith("SWN")
-    weighting = f"weights by {cfg.MODEL.SAMPLE_WEIGHTER.NAME}" if is_weighted else "no weights"
-    yield f"{detector}, {weighting}."
+    weighter = _weighter(cfg)
+    yield f"{_detector(cfg)}, {f'weights by {weighter}' if weighter else 'no weights'}."
     of_all = "" if done >= cfg.SOLVER.MAX_ITER else f" of {cfg.SOLVER.MAX_ITER:,}"
     yield (
         f"{done:,}{of_all} iterations of {cfg.SOLVER.IMS_PER_BATCH} images of "
@@ -151,12 +148,23 @@ def _summary(run: RunFolder) -> Iterator[str]:
     )
 
 
+def _detector(cfg: CfgNode) -> str:
+    """The class that Detectron2's own is told apart from swn_d2's by."""
+    architecture = cfg.MODEL.META_ARCHITECTURE
+    return architecture if "RetinaNet" in architecture else cfg.MODEL.ROI_HEADS.NAME
+
+
+def _weighter(cfg: CfgNode) -> str:
+    """The name of the sample weighter; "" of Detectron2's own classes, which have none."""
+    return cfg.MODEL.SAMPLE_WEIGHTER.NAME if _detector(cfg).startswith("SWN") else ""
+
+
 def _legend(runs: Sequence[RunFolder]) -> str:
     """The runs' colours; nothing where there is only one."""
     if len(runs) == 1:
         return ""
     entries = (
-        f'<li style="--run: {curves.color_of(i)}"><span class="swatch"></span>{text(run.name)}</li>'
+        f'<li style="--run: {color_of(i)}"><span class="swatch"></span>{text(run.name)}</li>'
         for i, run in enumerate(runs)
     )
     return f'<ul class="legend">{"".join(entries)}</ul>'
@@ -264,30 +272,35 @@ def _panels(
 
 
 def _figure(page: Page, runs: Sequence[RunFolder], info: FigureInfo) -> list[str]:
-    """A figure of those runs that have what it needs, and a sentence for each of the others."""
-    sentences = []
-    try:
-        figure = info.draw(runs)
-    except UserError as error:
-        figure = None
-        sentences.append(str(error))
-        able = []
-        for run in runs if len(runs) > 1 else ():
-            try:
-                info.draw([run])
-                able.append(run)
-            except UserError as error_of_run:
-                sentences.append(str(error_of_run))
-        if able:
-            figure = info.draw(able)
+    """A figure, and a sentence for whatever keeps it from being one of all runs."""
+    figures, sentences = _drawn(info, runs)
     html = [missing(sentence) for sentence in dict.fromkeys(sentences)]
-    if figure is not None:
-        html += [
-            "<figure>",
-            scrolling(page.svg(figure, info.title), info.title),
-            f"<figcaption>{text(info.caption)}</figcaption></figure>",
-        ]
+    if figures:
+        svgs = [scrolling(page.svg(figure, info.title), info.title) for figure in figures]
+        caption = f"<figcaption>{text(info.caption)}</figcaption>"
+        html += ["<figure>", *svgs, caption, "</figure>"]
     return html
+
+
+def _drawn(info: FigureInfo, runs: Sequence[RunFolder]) -> tuple[list["Figure"], list[str]]:
+    """A figure of the runs that have what it needs, or, if they can't be in one, one of each; and
+    why."""
+    try:
+        return [info.draw(runs)], []
+    except UserError as error:
+        sentences = [str(error)]
+    if len(runs) == 1:
+        return [], sentences
+    able, figures = [], []
+    for run in runs:
+        of_run, reasons = _drawn(info, [run])
+        able += [run] * len(of_run)
+        figures += of_run
+        sentences += reasons
+    if 1 < len(able) < len(runs):
+        figures, reasons = _drawn(info, able)
+        sentences += reasons
+    return figures, sentences
 
 
 # Config, versions, machine
@@ -306,13 +319,20 @@ def _config(runs: Sequence[RunFolder]) -> list[str]:
             return ["<p>The configs of the runs are the same.</p>"]
     else:
         how = "What was trained, how samples were weighted, and the schedule."
-        weighter = known[0].cfg.MODEL.SAMPLE_WEIGHTER.NAME
-        own = ("MODEL.SWN.", "SOLVER.SWN.", f"MODEL.SAMPLE_WEIGHTER.{weighter.upper()}.")
-        own = own if weighter == "SWN" else own[2:]
+        own = _keys_of(_weighter(known[0].cfg))
         keys = [key for key in keys if _TELLING_KEYS.fullmatch(key) or key.startswith(own)]
     rows = [[_breakable(key), *(f"<code>{text(c[key])}</code>" for c in configs)] for key in keys]
     head = ["Key", *(text(run.name) for run in known)]
     return [f'<p class="how">{how}</p>', table(head, rows, "Config", kind="texts")]
+
+
+def _keys_of(weighter: str) -> tuple[str, ...]:
+    """What the config keys of a sample weighter begin with."""
+    if not weighter:
+        return ()
+    group = "MODEL.SAMPLE_WEIGHTER."
+    own = ("MODEL.SWN.", "SOLVER.SWN.") if weighter == "SWN" else (f"{group}{weighter.upper()}.",)
+    return f"{group}NAME", f"{group}CLASS_WEIGHTS", *own
 
 
 def _breakable(key: str) -> str:

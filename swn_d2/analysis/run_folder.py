@@ -77,7 +77,7 @@ class RunFolder:
         for line in lines:
             try:
                 row = json.loads(line)
-                iteration = row["iteration"]
+                iteration = int(row["iteration"])
             except (ValueError, KeyError, TypeError):  # cut short, or of another process
                 continue
             # Only lines of a training step show that it was resumed: Detectron2 writes scalars
@@ -117,7 +117,7 @@ class RunFolder:
         """The last checkpoint."""
         try:
             file = self.path / (self.path / "last_checkpoint").read_text().strip()
-        except OSError:
+        except (OSError, ValueError):  # not there, or not a text
             file = self.path / "model_final.pth"
         if not file.is_file():
             self._problems["checkpoint"] = f"{self.path} has no checkpoint."

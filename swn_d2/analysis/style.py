@@ -10,15 +10,29 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["COLORS", "FAINT", "TEXT", "new_figure", "plain_axes", "save", "to_svg", "weight_ticks"]
+__all__ = [
+    "FAINT",
+    "TEXT",
+    "color_of",
+    "new_figure",
+    "plain_axes",
+    "save",
+    "to_svg",
+    "weight_ticks",
+]
 
-#: One colour per run, in this order. Of about the same lightness, to be readable on white and on
-#: black, and told apart by the colour-blind.
-COLORS = ("#e0752d", "#3f8fd0", "#24a07a", "#b86bc4", "#b59320", "#8a8f98")
+# Of about the same lightness, to be readable on white and on black, and told apart by the
+# colour-blind.
+_COLORS = ("#e0752d", "#3f8fd0", "#24a07a", "#b86bc4", "#b59320", "#8a8f98")
 #: Of text and axes.
 TEXT = "#7d7d7d"
 #: Of grid lines.
 FAINT = "#9c9c9c55"
+
+
+def color_of(index: int) -> str:
+    """The colour of the run with this index, in every figure."""
+    return _COLORS[index % len(_COLORS)]
 
 
 def new_figure(width: float, height: float) -> "Figure":
@@ -26,18 +40,10 @@ def new_figure(width: float, height: float) -> "Figure":
 
     Args:
         width, height: in inches of 100 pixels.
-
-    Raises:
-        UserError: Matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError(
-            "figures need Matplotlib, which is not installed. Install it with: "
-            "pip install matplotlib"
-        ) from None
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
     figure.patch.set_alpha(0)
     FigureCanvasAgg(figure)
@@ -85,7 +91,7 @@ def save(figure: "Figure", file: Path) -> None:
     """
     try:
         Path(file).parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(file, dpi=150)
+        _without_formulas(figure).savefig(file, dpi=150)
     except OSError as error:
         raise UserError(f"cannot write {file}: {error.strerror}.") from error
 
@@ -98,6 +104,15 @@ def to_svg(figure: "Figure") -> str:
     # Text stays text: it can be searched and read aloud.
     with matplotlib.rc_context({"svg.fonttype": "none"}):
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(stream, format="svg", metadata=nothing)
+        _without_formulas(figure).savefig(stream, format="svg", metadata=nothing)
     svg = stream.getvalue()
     return svg[svg.index("<svg") :].replace(TEXT, "currentColor")
+
+
+def _without_formulas(figure: "Figure") -> "Figure":
+    """Names of runs and classes may have dollar signs in them."""
+    from matplotlib.text import Text
+
+    for drawn in figure.findobj(Text):
+        drawn.set_parse_math(False)
+    return figure

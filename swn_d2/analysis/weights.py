@@ -19,7 +19,7 @@ from .pooling import (
 )
 from .recording import Record
 from .run_folder import RunFolder
-from .style import COLORS, TEXT, new_figure, plain_axes, weight_ticks
+from .style import TEXT, color_of, new_figure, plain_axes, weight_ticks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -99,7 +99,7 @@ def draw_weights(runs: Sequence[RunFolder]) -> "Figure":
         bands, histogram = axes
         if bands is not all_axes[0, 0]:
             bands.sharex(all_axes[0, 0])
-        color = COLORS[runs.index(run) % len(COLORS)]
+        color = color_of(runs.index(run))
         records = [record for record in run.recording if record.stage == stage]
         iterations, values = weight_bands(records, f"{task}_weight", group)
         lowest, low, median, high, highest = np.log2(np.maximum(values, _LOWEST))
@@ -134,7 +134,7 @@ def draw_weights(runs: Sequence[RunFolder]) -> "Figure":
             Patch(color=TEXT, alpha=0.5, linewidth=0, label="25–75 %"),
             Line2D([], [], color=TEXT, linewidth=2, label="median"),
         ],
-        loc="outside upper right",
+        loc="outside upper left",
         ncols=3,
         frameon=False,
         labelcolor=TEXT,

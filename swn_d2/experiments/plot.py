@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, require_matplotlib
 from .summary import Summary, half_width
 
 __all__ = ["plot_rows"]
@@ -25,14 +25,9 @@ def plot_rows(summaries: Sequence[Summary], baseline: str, file: Path) -> None:
     Raises:
         UserError: Matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError(
-            "the plot needs Matplotlib, which is not installed. Install it with: "
-            "pip install matplotlib"
-        ) from None
+    require_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     height = 0.42 * len(summaries) + 1.5
     figure = Figure(figsize=(9, height), dpi=150, layout="constrained")

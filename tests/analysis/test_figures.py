@@ -10,8 +10,9 @@ from matplotlib.text import Text
 
 from swn_d2.analysis.figures import FIGURES
 from swn_d2.analysis.run_folder import open_runs
-from swn_d2.analysis.style import to_svg
+from swn_d2.analysis.style import save, to_svg
 from swn_d2.engine import SWNTrainer
+from tests.analysis.samples import random_records, run_folder
 from tests.tiny import batch, tiny_config
 
 FROM_THE_RECORDING = [name for name in FIGURES if name != "missed"]
@@ -105,6 +106,14 @@ def test_every_run_with_weights_is_named(name, figures):
 def test_a_figure_is_also_an_svg_element(figures):
     svg = to_svg(figures["weights"])
     assert svg.startswith("<svg") and svg.rstrip().endswith("</svg>") and "cascade" in svg
+
+
+def test_names_are_no_formulas(tmp_path):
+    run = run_folder(tmp_path / "$x^$", list(random_records(range(20))))
+    for name in ("iou_shares", "weights"):
+        save(
+            FIGURES[name].draw([run, run_folder(tmp_path / "b", run.recording)]), tmp_path / "f.png"
+        )
 
 
 def test_every_figure_has_a_title_and_says_how_to_read_it():

@@ -65,6 +65,14 @@ def test_what_was_done_again_takes_the_place_of_what_was_lost(tmp_path):
     again = record(1, crops=())
     append_records(tmp_path / "r", [again, record(2)])
     assert iterations(tmp_path / "r") == [0, 1, 2]
+    # The last iteration, with few records since the checkpoint; in a cascade, too.
+    append_records(tmp_path / "r", [Record(2, "", 7, 0, {}, {})])
+    assert iterations(tmp_path / "r") == [0, 1, 2]
+    assert read_recording(tmp_path / "r")[-1].num_positives == 7
+    stages = [Record(1, f"stage{s}", 0, 0, {}, {}) for s in (0, 1, 2)]
+    append_records(tmp_path / "c", stages[:2])  # killed while it wrote
+    append_records(tmp_path / "c", stages)
+    assert [r.stage for r in read_recording(tmp_path / "c")] == ["stage0", "stage1", "stage2"]
 
 
 def test_stages_of_an_iteration_stand_together(tmp_path):

@@ -18,6 +18,7 @@ from swn_d2.analysis.run_folder import RunFolder, open_runs
 from swn_d2.data import make_digit_scenes, register_coco
 from swn_d2.engine import SWNTrainer
 from swn_d2.errors import UserError
+from tests.analysis.samples import run_folder
 from tests.browser import Browser, find_browser
 from tests.tiny import tiny_config
 
@@ -253,8 +254,28 @@ def test_a_figure_that_only_some_runs_have_data_for(trained, page, tmp_path, mon
     assert reader.svgs == Reader(page).svgs - len(FIGURES) + 1
 
 
+def test_a_figure_of_runs_that_cannot_be_in_one(trained, page, tmp_path, monkeypatch):
+    folder = copy_of(trained[0], "on others", tmp_path)
+    config = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(config.replace("report_val", "report_train"))
+    (folder / "inference" / "coco_instances_results.json").write_text("[]")
+    monkeypatch.setattr(report, "FIGURES", {"missed": FIGURES["missed"]})
+    reader = read(open_runs([trained[1], folder]), tmp_path)
+    assert "learned was evaluated on report_val and on others on report_train" in reader.text
+    assert reader.svgs == Reader(page).svgs - len(FIGURES) + 2
+    assert "out of report_val." in reader.text and "out of report_train." in reader.text
+
+
+def test_detectron2s_own_classes_have_no_weighter(tmp_path, one_figure):
+    run = run_folder(tmp_path, [], "MODEL.ROI_HEADS.NAME", "StandardROIHeads")
+    reader = read([run], tmp_path)
+    assert "StandardROIHeads, no weights." in reader.text
+    assert reader.cells["MODEL.ROI_HEADS.NAME"] == ["StandardROIHeads"]
+    assert not any("SWN" in key or "SAMPLE_WEIGHTER" in key for key in reader.cells)
+
+
 def test_whatever_files_say_is_text(trained, tmp_path, one_figure):
-    name = "<b>$a_b$ & \"c' --><i>"
+    name = "<b>$a^$ & \"c' --><i>"  # which is no formula, either
     folder = copy_of(trained[1], name, tmp_path)
     with open(folder / "metrics.json", "a") as metrics:
         row = {"iteration": ITERATIONS, "bbox/AP-<u>$x": 1.0, "loss_<s>": 1.0}
@@ -288,10 +309,14 @@ def test_a_page_that_cannot_be_written(tmp_path):
         write_report([RunFolder(tmp_path)], tmp_path)
 
 
-def test_it_opens_in_a_browser(page, tmp_path):
+def test_it_opens_in_a_browser(page, trained, tmp_path, one_figure):
     executable = find_browser()
     if executable is None:
         pytest.skip("no Chromium on the PATH or in the variable CHROMIUM to open the report with")
+    names = [
+        copy_of(folder, letter * 99, tmp_path) for folder, letter in zip(trained, "ab", strict=True)
+    ]
+    write_report(open_runs(names), tmp_path / "long.html")
     bad = tmp_path / "bad.html"
     bad.write_text(
         '<!doctype html><title>bad</title><img src="http://127.0.0.1:1/x.png">'
@@ -303,6 +328,8 @@ def test_it_opens_in_a_browser(page, tmp_path):
         assert "http://127.0.0.1:1/x.png" in browser.requests
         assert any("a mistake" in complaint for complaint in browser.complaints)
         assert browser.evaluate(width_of_page) > 0
+        browser.open(tmp_path / "long.html", width=1280)  # a name breaks anywhere
+        assert browser.evaluate(width_of_page) == 0
         for width, dark in ((1280, False), (390, True)):
             browser.open(page, width=width, dark=dark)
             assert browser.complaints == []
@@ -375,6 +402,7 @@ def test_curves_are_what_was_logged():
     assert drawn(panels["stage1/box"]) == [[[20, 2], [40, 2]], [[20, 3], [40, 3]]]
     band = panels["stage1/box"].axes[0].collections[0].get_paths()[0].vertices
     assert set(band[:, 1]) == {1.5, 2.5}
+    assert not panels["stage1/box"].axes[0].yaxis.get_major_formatter().get_useOffset()
     panels = curves.draw_aps([Logged(*ROWS), Logged()])
     assert list(panels) == ["bbox/AP"]
     assert drawn(panels["bbox/AP"])[0] == [[30, 10], [40, 20]]

@@ -61,10 +61,14 @@ def test_why_something_is_missing_can_be_asked_for_first(tmp_path):
 def test_a_line_that_was_cut_short(tmp_path):
     assert write_metrics(tmp_path, loss(19), end='{"iteration": 39, "total') == [loss(19)]
     assert write_metrics(tmp_path, loss(19), end="\0\xff\n[1]\n{}\n") == [loss(19)]
+    assert write_metrics(tmp_path, loss(19), loss(None)) == [loss(19)]
     assert write_metrics(tmp_path, end='{"iteration"') == []
     assert "no whole line" in RunFolder(tmp_path).problem("metrics")
     (tmp_path / "last_checkpoint").write_text("model_0000004.pth")  # and no such file
     assert "no checkpoint" in RunFolder(tmp_path).problem("checkpoint")
+    (tmp_path / "last_checkpoint").write_bytes(b"\xff\0")
+    (tmp_path / "model_final.pth").touch()
+    assert RunFolder(tmp_path).checkpoint == tmp_path / "model_final.pth"
     (tmp_path / "environment.json").write_text('{"versions"')
     assert "environment.json can't be read: " in RunFolder(tmp_path).problem("environment")
     assert RunFolder(tmp_path).environment == {}
