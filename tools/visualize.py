@@ -12,9 +12,7 @@ with user_errors_exit():
     require_detectron2()
     require_matplotlib()
 
-from swn_d2.data import add_register_coco_argument, register_from_args
-from swn_d2.evaluation.pictures import read_pixels
-from swn_d2.evaluation.predictions import (
+from swn_d2.analysis.predictions import (
     build_predictor,
     class_names,
     draw_predictions,
@@ -23,6 +21,8 @@ from swn_d2.evaluation.predictions import (
     output_files,
     save_picture,
 )
+from swn_d2.data import add_register_coco_argument, register_from_args
+from swn_d2.evaluation.pictures import read_pixels
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -1,1 +1,1 @@
-"""Looking at what the weights did: the recording of a training, the figures, the report."""
+"""Looking at what a training did: figures, the report, predictions on one's own pictures."""

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from ..engine.recording import REASONS, Crop, Record
 from ..errors import UserError
 from .pooling import able, pooled, recording_of, row_title, stage_name
-from .recording import REASONS, Crop, Record
 from .run_folder import RunFolder
 from .style import TEXT, new_figure
 
@@ -198,7 +198,7 @@ def _draw_crop(axis: "Axes", crop: Crop) -> None:
 
 def _class_names(run: RunFolder) -> Sequence[str]:
     """None where the data set can't be read: it is not needed for anything else."""
-    from ..evaluation.predictions import class_names
+    from .predictions import class_names
 
     with contextlib.suppress(UserError):
         return class_names(run.cfg) if run.cfg is not None else ()

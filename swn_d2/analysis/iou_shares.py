@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..engine.recording import Record
 from ..errors import UserError
 from .pooling import (
     EARLY,
@@ -18,7 +19,6 @@ from .pooling import (
     stage_name,
     stages_of,
 )
-from .recording import Record
 from .run_folder import RunFolder
 from .style import TEXT, color_of, new_figure, plain_axes
 

@@ -12,8 +12,8 @@ from detectron2.config import CfgNode
 from ..config import load_config
 from ..engine.environment import ENVIRONMENT
 from ..engine.recorder import SNAPSHOTS
+from ..engine.recording import RECORDING, Record, read_recording
 from ..errors import UserError
-from .recording import RECORDING, Record, read_recording
 
 __all__ = ["RunFolder", "open_runs"]
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..engine.recording import Record
 from ..errors import UserError
 from .pooling import (
     LATE,
@@ -17,7 +18,6 @@ from .pooling import (
     stage_name,
     stages_of,
 )
-from .recording import Record
 from .run_folder import RunFolder
 from .style import TEXT, color_of, new_figure, plain_axes, weight_ticks
 

@@ -12,8 +12,8 @@ from detectron2.structures import Instances
 from PIL import Image
 from torch import Tensor, nn
 
-from ..analysis.recording import REASONS, RECORDING, Crop, Record, append_records
 from ..weighting import TASKS, SampleStatistics, SampleWeighter, SampleWeights
+from .recording import REASONS, RECORDING, Crop, Record, append_records
 
 __all__ = ["SNAPSHOTS", "SampleRecorder", "sample_columns", "weighters_of"]
 
@@ -36,7 +36,7 @@ def weighters_of(model: nn.Module) -> dict[str, SampleWeighter]:
 
 class SampleRecorder(HookBase):
     """Records a bounded number of samples every ``period`` iterations, see
-    :mod:`swn_d2.analysis.recording`; draws histograms of their weights and some of them as
+    :mod:`swn_d2.engine.recording`; draws histograms of their weights and some of them as
     pictures in TensorBoard; and keeps the weighter's parameters, ten times in a run.
 
     It listens to the weighter while the detector trains, and only in the iterations that it

@@ -12,11 +12,11 @@ import torch
 
 from swn_d2.analysis import curves, report
 from swn_d2.analysis.figures import FIGURES
-from swn_d2.analysis.recording import RECORDING
 from swn_d2.analysis.report import write_report
 from swn_d2.analysis.run_folder import RunFolder, open_runs
 from swn_d2.data import make_digit_scenes, register_coco
 from swn_d2.engine import SWNTrainer
+from swn_d2.engine.recording import RECORDING
 from swn_d2.errors import UserError
 from tests.analysis.samples import run_folder
 from tests.browser import Browser, find_browser

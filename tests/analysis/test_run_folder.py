@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from swn_d2.analysis.recording import RECORDING
 from swn_d2.analysis.run_folder import RunFolder, open_runs
+from swn_d2.engine.recording import RECORDING
 from swn_d2.errors import UserError
 from tests.analysis.samples import random_records, run_folder
 

@@ -15,12 +15,12 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ..analysis.run_folder import RunFolder
 from ..config import load_config
 from ..engine import SafeCheckpointer, choose_device
 from ..errors import UserError
-from .drawing import PALETTE, draw_box
-from .pictures import Objects, read_dataset
+from ..evaluation.drawing import PALETTE, draw_box
+from ..evaluation.pictures import Objects, read_dataset
+from .run_folder import RunFolder
 
 __all__ = [
     "build_predictor",

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from swn_d2.analysis.recording import Crop, Record, append_records, read_recording
+from swn_d2.engine.recording import Crop, Record, append_records, read_recording
 from swn_d2.errors import UserError
 
 

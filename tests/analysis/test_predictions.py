@@ -6,12 +6,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
-from swn_d2.data import make_digit_scenes, register_coco
-from swn_d2.engine import SafeCheckpointer
-from swn_d2.errors import UserError
-from swn_d2.evaluation.drawing import PALETTE
-from swn_d2.evaluation.pictures import read_pixels
-from swn_d2.evaluation.predictions import (
+from swn_d2.analysis.predictions import (
     build_predictor,
     class_names,
     draw_predictions,
@@ -20,6 +15,11 @@ from swn_d2.evaluation.predictions import (
     output_files,
     save_picture,
 )
+from swn_d2.data import make_digit_scenes, register_coco
+from swn_d2.engine import SafeCheckpointer
+from swn_d2.errors import UserError
+from swn_d2.evaluation.drawing import PALETTE
+from swn_d2.evaluation.pictures import read_pixels
 from tests.tiny import tiny_config, tiny_model
 
 
