@@ -152,8 +152,15 @@ def test_shipped_matrices(path, monkeypatch):
     assert matrix.output == Path("output", "experiments", path.stem)
     # Rows that are compared have the same schedule and see the same data.
     trained = [run for run in matrix.runs if run.row in matrix.rows and not run.is_evaluation]
-    for key in ("SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.BASE_LR", "SOLVER.IMS_PER_BATCH"):
+    for key in ("SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.IMS_PER_BATCH"):
         assert len({str(run.settings["config"][key]) for run in trained}) == 1, key
+    # A control that says so has another learning rate.
+    for run in trained:
+        same = (
+            run.settings["config"]["SOLVER.BASE_LR"]
+            == (trained[0].settings["config"]["SOLVER.BASE_LR"])
+        )
+        assert same != ("learning rate" in run.row), run.row
     # But an oracle is trained on what the others can't know.
     others = [run for run in matrix.runs if not run.row.startswith("oracle")]
     for key, runs in (("DATASETS.TRAIN", others), ("DATASETS.TEST", matrix.runs)):
