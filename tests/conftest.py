@@ -4,6 +4,8 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from swn_d2.data.datasets import register_digit_scenes
+
 # The tensors of the tests are so small that a second thread would only wait for the first: here,
 # and in the processes that tests start.
 torch.set_num_threads(1)
@@ -18,3 +20,21 @@ def clean_catalog():
     for name in set(DatasetCatalog.list()) - known:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
+
+
+@pytest.fixture
+def digit_scenes_here(tmp_path, monkeypatch):
+    """The folder in which DigitScenes, under its own names, is looked for during a test."""
+    names = [name for name in DatasetCatalog.list() if name.startswith("digit_scenes_")]
+
+    def register_anew():
+        for name in names:
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+        register_digit_scenes()
+
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    register_anew()
+    yield tmp_path / "digit_scenes"
+    monkeypatch.undo()
+    register_anew()

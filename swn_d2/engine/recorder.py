@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.engine import HookBase
-from detectron2.structures import Instances
 from PIL import Image
 from torch import Tensor, nn
 
@@ -136,7 +135,7 @@ class SampleRecorder(HookBase):
         objects = statistics.detail("object")[positives].cpu().numpy()
         images = statistics.detail("image")[positives].cpu().numpy()
         boxes = statistics.detail("pred_boxes")[positives].float().cpu().numpy()
-        gt_boxes = torch.cat([_instances(x).gt_boxes.tensor for x in self._batch]).numpy()
+        gt_boxes = torch.cat([x["instances"].gt_boxes.tensor for x in self._batch]).cpu().numpy()
         order = {  # of those that are equal in ranks the loss decides
             "hard_but_light": np.lexsort((-loss, -hardness)),
             "easy_but_heavy": np.lexsort((loss, hardness)),
@@ -237,10 +236,6 @@ def _take(columns: dict[str, Tensor], indices: Tensor) -> dict[str, np.ndarray]:
     """Rows of the columns on the host, with one copy for all of them."""
     rows = torch.stack([column[indices].float() for column in columns.values()]).cpu().numpy()
     return dict(zip(columns, rows, strict=True))
-
-
-def _instances(entry: dict) -> Instances:
-    return entry["instances"].to("cpu")
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:

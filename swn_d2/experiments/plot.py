@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import UserError, require_matplotlib
+from ..analysis.style import TEXT, color_of, new_figure, plain_axes, save
+from ..errors import require_matplotlib
 from .summary import Summary, half_width
 
 __all__ = ["plot_rows"]
 
-# Readable on white and on black, and told apart by the colour-blind, who have the shapes as well.
-_TEXT, _FAINT, _SEED, _MEAN = "#7d7d7d", "#9c9c9c66", "#4c9fd8", "#e0752d"
+# The shapes tell them apart as well.
+_MEAN, _SEED = color_of(0), color_of(1)
 
 
 def plot_rows(summaries: Sequence[Summary], baseline: str, file: Path) -> None:
@@ -23,15 +24,10 @@ def plot_rows(summaries: Sequence[Summary], baseline: str, file: Path) -> None:
         file: where to write the picture, with a transparent background.
 
     Raises:
-        UserError: Matplotlib is not installed.
+        UserError: Matplotlib is not installed, or the file can't be written.
     """
     require_matplotlib()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    height = 0.42 * len(summaries) + 1.5
-    figure = Figure(figsize=(9, height), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(9, 0.42 * len(summaries) + 1.5)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1))
     best = max((s.mean for s in summaries if s.mean is not None), default=0.0)
     for y, summary in enumerate(summaries):
@@ -58,22 +54,15 @@ def plot_rows(summaries: Sequence[Summary], baseline: str, file: Path) -> None:
     left.set_ylim(len(summaries) - 0.4, -0.6)  # the first row on top
     left.set_xlabel(f"{metric} (%)")
     right.set_xlabel(f"{metric}: difference to {baseline} (percentage points)")
-    right.axvline(0, color=_TEXT, linewidth=1, linestyle="--", zorder=1)
+    right.axvline(0, color=TEXT, linewidth=1, linestyle="--", zorder=1)
     left.scatter([], [], s=20, facecolors="none", edgecolors=_SEED, label="a seed")
     left.errorbar([], [], xerr=[], label="mean, 95 % interval", **_mean_style())
-    figure.legend(loc="outside upper left", ncols=2, frameon=False, labelcolor=_TEXT, fontsize=9)
+    figure.legend(loc="outside upper left", ncols=2, frameon=False, labelcolor=TEXT, fontsize=9)
     for axis in (left, right):
-        axis.tick_params(colors=_TEXT, labelsize=9)
-        axis.xaxis.label.set(color=_TEXT, size=9)
-        axis.grid(axis="x", color=_FAINT)
-        axis.set_axisbelow(True)
-        for side, spine in axis.spines.items():
-            spine.set(visible=side == "bottom", color=_TEXT)
+        plain_axes(axis, grid="x")
+        axis.spines["left"].set_visible(False)
     right.tick_params(left=False)
-    try:
-        figure.savefig(file, transparent=True)
-    except OSError as error:
-        raise UserError(f"cannot write {file}: {error.strerror}.") from error
+    save(figure, file)
 
 
 def _mean_style() -> dict:

@@ -53,27 +53,13 @@ def test_digit_scenes_live_under_detectron2_datasets(monkeypatch, tmp_path):
     assert {s: MetadataCatalog.get(f"digit_scenes_{s}").json_file for s in before} == before
 
 
-def test_training_sets_that_know_which_boxes_are_jittered(monkeypatch, tmp_path):
-    names = [n for n in DatasetCatalog if n.startswith("digit_scenes_")]
-
-    def register_anew():
-        for name in names:
-            DatasetCatalog.remove(name)
-            MetadataCatalog.remove(name)
-        register_digit_scenes()
-
-    try:
-        monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-        register_anew()
-        noise = {"box_noise_share": 0.5, "class_noise_share": 0.2}
-        make_digit_scenes(tmp_path / "digit_scenes", num_train=20, num_val=1, **noise)
-        noisy, clean, oracle = (
-            [a for record in DatasetCatalog.get(name) for a in record["annotations"]]
-            for name in [f"digit_scenes_train{kind}" for kind in ("", "_clean", "_oracle")]
-        )
-    finally:
-        monkeypatch.undo()
-        register_anew()
+def test_training_sets_that_know_what_is_noisy(digit_scenes_here):
+    noise = {"box_noise_share": 0.5, "class_noise_share": 0.2}
+    make_digit_scenes(digit_scenes_here, num_train=20, num_val=1, **noise)
+    noisy, clean, oracle = (
+        [a for record in DatasetCatalog.get(name) for a in record["annotations"]]
+        for name in [f"digit_scenes_train{kind}" for kind in ("", "_clean", "_oracle")]
+    )
     pairs = list(zip(noisy, clean, strict=True))
     jittered = [a["bbox"] != b["bbox"] for a, b in pairs]
     wrong = [a["category_id"] != b["category_id"] for a, b in pairs]

@@ -9,43 +9,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from swn_d2.analysis.run_folder import RunFolder
 from swn_d2.data import make_digit_scenes
-from swn_d2.data.datasets import register_digit_scenes
 from swn_d2.engine import SWNTrainer
 from tests.tiny import tiny_config
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 tool = importlib.import_module("measure_noise")
 
-NAMES = [f"digit_scenes_{name}" for name in ("train", "val", "train_clean", "train_oracle")]
-
 
 @pytest.fixture
-def scenes(tmp_path, monkeypatch):
+def scenes(digit_scenes_here):
     """A small DigitScenes with much noise, in the place of the usual one."""
-
-    def register_anew():
-        for name in NAMES:
-            DatasetCatalog.remove(name)
-            MetadataCatalog.remove(name)
-        register_digit_scenes()
-
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    register_anew()
     make_digit_scenes(
-        tmp_path / "digit_scenes",
+        digit_scenes_here,
         num_train=8,
         num_val=1,
         image_size=(96, 64),
         box_noise_share=0.5,
         box_noise_amount=0.45,
     )
-    yield
-    monkeypatch.undo()
-    register_anew()
 
 
 def saved_run(folder, *opts, **kwargs):
