@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..weighting import TASKS, SampleStatistics, SampleWeighter, SampleWeights
 from .recording import REASONS, RECORDING, Crop, Record, append_records
 
-__all__ = ["SNAPSHOTS", "SampleRecorder", "sample_columns", "weighters_of"]
+__all__ = ["SNAPSHOTS", "SampleRecorder", "farthest_first", "sample_columns", "weighters_of"]
 
 #: The folder, in that of the run, with the weighter's parameters as they were during training.
 SNAPSHOTS = "weighter"
@@ -131,19 +131,14 @@ class SampleRecorder(HookBase):
         loss = of_all["cls_loss"]
         # Where classification keeps weight 1, the weight that is learned is the box's.
         weight = of_all["cls_weight" if weights.cls is not None else "box_weight"]
-        hardness = _ranks(loss) - _ranks(weight)
         objects = statistics.detail("object")[positives].cpu().numpy()
         images = statistics.detail("image")[positives].cpu().numpy()
         boxes = statistics.detail("pred_boxes")[positives].float().cpu().numpy()
         gt_boxes = torch.cat([x["instances"].gt_boxes.tensor for x in self._batch]).cpu().numpy()
-        order = {  # of those that are equal in ranks the loss decides
-            "hard_but_light": np.lexsort((-loss, -hardness)),
-            "easy_but_heavy": np.lexsort((loss, hardness)),
-            "mismatch": np.argsort(-np.abs(of_all["score"] - of_all["iou"]), kind="stable"),
-        }
+        orders = farthest_first(loss, weight, np.abs(of_all["score"] - of_all["iou"]))
         crops = []
         for reason in REASONS:
-            for i in _first_of_each(objects, order[reason]):
+            for i in _first_of_each(objects, orders[reason]):
                 source = self._batch[images[i]]
                 jpeg, box, gt_box = _cut_out(
                     convert_image_to_rgb(source["image"].permute(1, 2, 0), self._image_format),
@@ -236,6 +231,22 @@ def _take(columns: dict[str, Tensor], indices: Tensor) -> dict[str, np.ndarray]:
     """Rows of the columns on the host, with one copy for all of them."""
     rows = torch.stack([column[indices].float() for column in columns.values()]).cpu().numpy()
     return dict(zip(columns, rows, strict=True))
+
+
+def farthest_first(
+    loss: np.ndarray, weight: np.ndarray, mismatch: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Reason -> (n,) the samples, by how well the reason fits them.
+
+    Args:
+        loss, weight, mismatch: (n,) classification loss, weight, and distance of score and IoU.
+    """
+    hardness = _ranks(loss) - _ranks(weight)
+    return {  # of those that are equal in ranks the loss decides
+        "hard_but_light": np.lexsort((-loss, -hardness)),
+        "easy_but_heavy": np.lexsort((loss, hardness)),
+        "mismatch": np.argsort(-mismatch, kind="stable"),
+    }
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from swn_d2.engine import SWNTrainer, check_run
-from swn_d2.engine.recorder import SNAPSHOTS, weighters_of
+from swn_d2.engine.recorder import SNAPSHOTS, farthest_first, weighters_of
 from swn_d2.engine.recording import REASONS, RECORDING, read_recording
 from swn_d2.errors import UserError
 from swn_d2.weighting import build_sample_weighter
@@ -200,6 +200,17 @@ def test_pictured_are_the_extremes_of_all_positives(run):
             assert len(set(objects[shown])) == len(crops)
             pictured += len(crops)
     assert pictured > 10
+
+
+def test_loss_and_weight_decide_by_rank():
+    loss = np.array([3.0, 2.0, 1.0, 2.5])
+    weight = np.array([3.0, 1.0, 2.0, 2.5])  # ranks of the losses 3 1 0 2, of the weights 3 0 1 2
+    orders = farthest_first(loss, weight, mismatch=np.array([0.1, 0.0, 0.9, 0.5]))
+    assert orders["hard_but_light"].tolist() == [1, 0, 3, 2]
+    assert orders["easy_but_heavy"].tolist() == [2, 3, 0, 1]
+    assert orders["mismatch"].tolist() == [2, 3, 0, 1]
+    orders = farthest_first(loss, np.ones(4), mismatch=np.zeros(4))  # unweighted: by loss
+    assert orders["hard_but_light"].tolist() == [0, 3, 1, 2]
 
 
 def test_a_picture_shows_its_object(run):
