@@ -55,6 +55,16 @@ def series(rows: Sequence[Row], key: str) -> tuple[np.ndarray, np.ndarray]:
     return x, y
 
 
+def task_and_name(key: str) -> tuple[str, str] | None:
+    """Whose metric a key of metrics.json is, and which; None for what is no AP or AR.
+
+    Args:
+        key: "bbox/AP50", "test set/bbox/AP", or "bbox/AP-" and a class, which may have a slash.
+    """
+    match = re.fullmatch(r"(.+?)/(AP-.+|A[PR][^/]*)", key)
+    return match and match.groups()
+
+
 def evaluations(rows: Sequence[Row]) -> dict[str, tuple[int, float]]:
     """The last value of each metric of an evaluation.
 
@@ -65,7 +75,7 @@ def evaluations(rows: Sequence[Row]) -> dict[str, tuple[int, float]]:
         Metric, like "bbox/AP", or "test set/bbox/AP" if there are several sets -> iterations done,
         and its value in percent, NaN if it is not defined.
     """
-    keys = {key: None for row in rows for key in row if re.fullmatch(r".+/A[PR][^/]*", key)}
+    keys = {key: None for row in rows for key in row if task_and_name(key)}
     last = {}
     for key in keys:
         x, y = series(rows, key)

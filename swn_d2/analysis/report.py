@@ -217,7 +217,7 @@ def _ap_rows(
     nothing = (0, math.nan)
     group = None
     for metric in metrics:
-        task, name = metric.rsplit("/", 1)
+        task, name = curves.task_and_name(metric)
         if task != group:
             group = task
             yield [text(task)]
@@ -234,11 +234,11 @@ def _ap_rows(
 
 def _ordered(metrics: Mapping[str, object]) -> list[str]:
     """Tasks in their own order, and of each the overall metrics first, in that of the table."""
-    tasks = list(dict.fromkeys(metric.rsplit("/", 1)[0] for metric in metrics))
+    tasks = list(dict.fromkeys(curves.task_and_name(metric)[0] for metric in metrics))
     order = list(_METRICS)
 
     def place(metric: str):
-        task, name = metric.rsplit("/", 1)
+        task, name = curves.task_and_name(metric)
         return tasks.index(task), order.index(name) if name in order else len(order), name
 
     return sorted(metrics, key=place)

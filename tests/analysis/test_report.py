@@ -278,7 +278,7 @@ def test_whatever_files_say_is_text(trained, tmp_path, one_figure):
     name = "<b>$a^$ & \"c' --><i>"  # which is no formula, either
     folder = copy_of(trained[1], name, tmp_path)
     with open(folder / "metrics.json", "a") as metrics:
-        row = {"iteration": ITERATIONS, "bbox/AP-<u>$x": 1.0, "loss_<s>": 1.0}
+        row = {"iteration": ITERATIONS, "bbox/AP-<u>$x/y": 1.0, "loss_<s>": 1.0}
         metrics.write(json.dumps(row) + "\n")
     config = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(config.replace("report_train", "</td><img src=x>"))
@@ -288,7 +288,7 @@ def test_whatever_files_say_is_text(trained, tmp_path, one_figure):
     reader = read(open_runs([trained[1], folder]), tmp_path)
     assert reader.faults == [] and "x" not in reader.references
     assert name in reader.texts and "loss_<s>" in reader.texts
-    assert reader.cells["AP-<u>$x"][1].startswith("1.0")
+    assert reader.cells["AP-<u>$x/y"][1].startswith("1.0")
     assert reader.cells["DATASETS.TRAIN"][1] == "['</td><img src=x>']"
     assert reader.cells["Machine"][1] == "<script>alert(1)</script>"
 
@@ -361,6 +361,21 @@ def test_evaluations_are_the_last_of_each_metric():
     found = curves.evaluations(ROWS)
     assert math.isnan(found.pop("bbox/APl")[1])
     assert found == {"bbox/AP": (40, 20.0), "bbox/AP-cat": (30, 1.0), "segm/AR@100": (40, 5.0)}
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("bbox/AP50", ("bbox", "AP50")),
+        ("a set/segm/AR@100", ("a set/segm", "AR@100")),
+        ("bbox/AP-cup/mug", ("bbox", "AP-cup/mug")),
+        ("a set/bbox/AP-AP/x", ("a set/bbox", "AP-AP/x")),
+        ("weights/box_mean", None),
+        ("AP", None),
+    ],
+)
+def test_what_is_a_metric(key, expected):
+    assert curves.task_and_name(key) == expected
 
 
 def test_smoothing():
