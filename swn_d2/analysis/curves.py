@@ -106,7 +106,12 @@ def draw_aps(runs: Sequence[RunFolder]) -> dict[str, "Figure"]:
     Raises:
         UserError: no run was evaluated more than once.
     """
-    metrics = _keys(runs, lambda key: key if re.fullmatch(r".+/AP(50|75)?", key) else None)
+
+    def overall(key: str) -> str | None:
+        _, name = task_and_name(key) or ("", "")
+        return key if name in ("AP", "AP50", "AP75") else None
+
+    metrics = _keys(runs, overall)
     if all(len(series(run.metrics, metric)[0]) < 2 for run in runs for metric in metrics):
         raise UserError(
             "No run was evaluated more than once, so there is no curve; TEST.EVAL_PERIOD evaluates "

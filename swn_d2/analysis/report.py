@@ -184,7 +184,7 @@ def _ap_table(runs: Sequence[RunFolder]) -> str:
         f"{text(run.name)}<small>{_when(of_run)}</small>"
         for run, of_run in zip(runs, values, strict=True)
     ]
-    classes = [metric for metric in metrics if "/AP-" in metric]
+    classes = [m for m in metrics if curves.task_and_name(m)[1].startswith("AP-")]
     html = (
         f'<p class="how">The last evaluation of each run{_and_differences(runs)}. A dash stands '
         "for what is not defined, such as the AP of objects of a size that the data set does not "

@@ -418,7 +418,7 @@ def test_curves_are_what_was_logged():
     band = panels["stage1/box"].axes[0].collections[0].get_paths()[0].vertices
     assert set(band[:, 1]) == {1.5, 2.5}
     assert not panels["stage1/box"].axes[0].yaxis.get_major_formatter().get_useOffset()
-    panels = curves.draw_aps([Logged(*ROWS), Logged()])
+    panels = curves.draw_aps([Logged(*ROWS, {"iteration": 50, "bbox/AP-a/AP": 1.0}), Logged()])
     assert list(panels) == ["bbox/AP"]
     assert drawn(panels["bbox/AP"])[0] == [[30, 10], [40, 20]]
 
