@@ -289,6 +289,7 @@ def test_whatever_files_say_is_text(trained, tmp_path, one_figure):
     assert reader.faults == [] and "x" not in reader.references
     assert name in reader.texts and "loss_<s>" in reader.texts
     assert reader.cells["AP-<u>$x/y"][1].startswith("1.0")
+    assert "AP of each class" in reader.text
     assert reader.cells["DATASETS.TRAIN"][1] == "['</td><img src=x>']"
     assert reader.cells["Machine"][1] == "<script>alert(1)</script>"
 
@@ -370,6 +371,7 @@ def test_evaluations_are_the_last_of_each_metric():
         ("a set/segm/AR@100", ("a set/segm", "AR@100")),
         ("bbox/AP-cup/mug", ("bbox", "AP-cup/mug")),
         ("a set/bbox/AP-AP/x", ("a set/bbox", "AP-AP/x")),
+        ("bbox/AP-a/AP", ("bbox", "AP-a/AP")),
         ("weights/box_mean", None),
         ("AP", None),
     ],
