@@ -247,11 +247,22 @@ def _spaced(ends: np.ndarray, num: int, scale: str) -> np.ndarray:
 
 
 def _label(axis: "Axis", name: str, scale: str) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+    from matplotlib.ticker import (
+        FuncFormatter,
+        LogLocator,
+        MaxNLocator,
+        NullFormatter,
+        ScalarFormatter,
+    )
 
     axis.set_label_text(_STATISTICS[name])
     if scale == "linear":
         axis.set_major_locator(MaxNLocator(5))
+        # A factor at the end of the axis: labels such as 0.00015 would run into each other.
+        short = ScalarFormatter(useOffset=False, useMathText=False)
+        short.set_powerlimits((-3, 4))
+        axis.set_major_formatter(short)
+        axis.offsetText.set(color=TEXT, size=9)
         return
     axis.axes.set_xscale("log")
     low, high = axis.get_view_interval()

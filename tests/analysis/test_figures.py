@@ -4,6 +4,7 @@ import os
 import warnings
 from itertools import combinations
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.text import Text
@@ -12,8 +13,11 @@ from swn_d2.analysis.figures import FIGURES
 from swn_d2.analysis.run_folder import open_runs
 from swn_d2.analysis.style import save, to_svg
 from swn_d2.engine import SWNTrainer
+from swn_d2.engine.recorder import SNAPSHOTS
+from swn_d2.weighting import build_sample_weighter
 from tests.analysis.samples import random_records, run_folder
 from tests.tiny import batch, tiny_config
+from tests.weighting.conftest import randomize
 
 FROM_THE_RECORDING = [name for name in FIGURES if name != "missed"]
 
@@ -93,6 +97,24 @@ def shown_texts(figure):
         for text in figure.findobj(Text)
         if text.get_visible() and text.get_text().strip() and text not in beyond_the_axis
     }
+
+
+@pytest.mark.parametrize("ratio", [2, 50])  # on a linear axis, and on a logarithmic one
+@pytest.mark.parametrize("largest", [3.5e-6, 3.5e-4, 0.05, 350.0, 3.5e5])
+def test_losses_of_any_size_leave_room_for_their_labels(largest, ratio, tmp_path):
+    records = list(random_records(range(20)))
+    for record in records:
+        record.positives["box_loss"][:] = np.linspace(largest / ratio, largest, 40)
+    run = run_folder(tmp_path, records)
+    weighter = randomize(build_sample_weighter(run.cfg, box_loss_dim=4, has_mask=False), seed=0)
+    (tmp_path / SNAPSHOTS).mkdir()
+    torch.save({"": weighter.state_dict()}, tmp_path / SNAPSHOTS / "0000019.pth")
+    figure = FIGURES["functions"].draw(open_runs([tmp_path]))
+    figure.draw_without_rendering()
+    texts = shown_texts(figure)
+    assert len(texts) > 20
+    for one, other in combinations(texts, 2):
+        assert not texts[one].overlaps(texts[other]), (one, other)
 
 
 @pytest.mark.parametrize("name", FROM_THE_RECORDING)
