@@ -38,6 +38,7 @@ READINGS = {
     "authors": AUTHORS,
     "authors, RetinaNet": AUTHORS_RETINANET,
     "relative": RELATIVE,
+    "relative, exponent 2": {**RELATIVE, "exponent": 2.0},
 }
 EDGES = {
     "no positives": [False] * 6,
