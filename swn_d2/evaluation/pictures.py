@@ -86,7 +86,10 @@ def read_dataset(name: str) -> list[dict[str, Any]]:
     # What Detectron2's and pycocotools' readers raise for files that are missing or damaged.
     except (AssertionError, LookupError, OSError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"the data set {name} cannot be read: {reason}.") from error
+        raise UserError(
+            f"the data set {name} cannot be read: {reason}. Built-in data sets are looked for in "
+            "the folder that DETECTRON2_DATASETS names, your own where --register-coco says."
+        ) from error
 
 
 def read_detections(
