@@ -204,7 +204,9 @@ def test_what_cannot_be_drawn_is_one_sentence(make_run, tmp_path, clean_catalog)
     (tmp_path / "gone.json").write_text("{}")
     register_coco("gone", str(tmp_path / "gone.json"), str(tmp_path))
     (tmp_path / "gone.json").unlink()
-    with pytest.raises(UserError, match=r"the data set gone cannot be read: .*gone\.json.* --register-coco"):
+    with pytest.raises(
+        UserError, match=r"the data set gone cannot be read: .*gone\.json.* --register-coco"
+    ):
         draw_missed([make_run("missing", datasets=("gone",))])
     results = run.path / "inference" / "coco_instances_results.json"
     results.write_text('[{"image_id": 1, "category_id": 77, "bbox": [0, 0, 1, 1], "score": 1}]')
