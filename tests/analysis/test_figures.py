@@ -86,10 +86,11 @@ def test_no_text_is_on_another_or_cut_off(name, figures):
 def shown_texts(figure):
     """Text -> its place in pixels, less one for round letters."""
     beyond_the_axis = {
-        tick.label1
+        label
         for axes in figure.axes
         for axis in (axes.xaxis, axes.yaxis)
         for tick in axis.get_major_ticks()
+        for label in (tick.label1, tick.label2)  # a colour bar has the second
         if not min(axis.get_view_interval()) <= tick.get_loc() <= max(axis.get_view_interval())
     }
     return {
