@@ -16,6 +16,8 @@ from PIL import Image
 
 from swn_d2.errors import UserError
 
+from .noise import jitter
+
 __all__ = ["make_digit_scenes"]
 
 DESCRIPTION = "DigitScenes"
@@ -231,12 +233,12 @@ def _write_split(root: Path, split: str, material: _Material, request: dict) -> 
         images.append({"id": image_id, "file_name": file_name, "width": width, "height": height})
         for digit in digits:
             clean = _xywh(digit.box)
-            jittered = _jitter(noise, digit.box, request["box_noise_amount"], (width, height))
+            jittered = jitter(noise, clean, request["box_noise_amount"], (width, height))
             annotation = {
                 "id": len(annotations) + 1,
                 "image_id": image_id,
                 "category_id": digit.label + 1,
-                "bbox": _xywh(jittered) if noise.random() < box_noise_share else clean,
+                "bbox": jittered if noise.random() < box_noise_share else clean,
                 "clean_bbox": clean,
                 "area": int(digit.mask.sum()),
                 "segmentation": _run_lengths(digit.mask),
@@ -352,19 +354,6 @@ def _choose_colour(rng: np.random.Generator, patch: np.ndarray, ink: np.ndarray)
     return colours[contrast.argmax()]  # the first with enough contrast, else the one with the most
 
 
-def _jitter(
-    rng: np.random.Generator,
-    box: tuple[int, int, int, int],
-    amount: float,
-    size: tuple[int, int],
-) -> tuple[float, ...]:
-    """``box`` with every side moved on its own; always consumes the same random numbers."""
-    x0, y0, x1, y1 = box
-    extent = np.array([x1 - x0, y1 - y0] * 2)
-    moved = np.array(box) + rng.uniform(-amount, amount, size=4) * extent
-    return tuple(float(v) for v in np.clip(moved, 0, [*size, *size]).round(2))
-
-
 def _extents(mask: np.ndarray) -> tuple[int, int, int, int]:
     """x0, y0, x1, y1 of the True pixels of an (H, W) mask; x1 and y1 lie just outside."""
     columns = np.flatnonzero(mask.any(axis=0))
@@ -372,9 +361,9 @@ def _extents(mask: np.ndarray) -> tuple[int, int, int, int]:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def _xywh(box: tuple[float, ...]) -> list[float]:
+def _xywh(box: tuple[int, int, int, int]) -> list[int]:
     x0, y0, x1, y1 = box
-    return [x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)]
+    return [x0, y0, x1 - x0, y1 - y0]
 
 
 def _iou(a: np.ndarray, b: tuple[int, int, int, int]) -> float:

@@ -14,6 +14,7 @@ from typing import Any
 
 from .. import load_config
 from ..errors import UserError
+from ..files import write_text
 from .matrix import Run, flat_config
 
 __all__ = [
@@ -27,7 +28,6 @@ __all__ = [
     "read_result",
     "write_result",
     "write_start",
-    "write_text",
 ]
 
 LOG = "run.log"  # what the processes of the run printed
@@ -222,18 +222,3 @@ def _read_json(file: Path) -> dict[str, Any] | None:
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:
     write_text(file, json.dumps(content, indent=1))
-
-
-def write_text(file: Path, text: str) -> None:
-    """Write a file that appears, or replaces the one before it, whole or not at all.
-
-    Raises:
-        UserError: it can't be written.
-    """
-    partial = file.with_name(file.name + ".partial")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text)
-        os.replace(partial, file)
-    except OSError as error:
-        raise UserError(f"cannot write {file}: {error.strerror}.") from error

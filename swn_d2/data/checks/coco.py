@@ -4,9 +4,10 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import contextmanager
 from pathlib import Path
 
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 from detectron2.data import Metadata
 from detectron2.utils.file_io import PathManager
 
@@ -16,7 +17,7 @@ from .annotations import check_annotations
 from .pictures import check_files_exist, check_picture_size
 from .sampling import sample
 
-__all__ = ["check_coco"]
+__all__ = ["check_coco", "read_coco"]
 
 
 def check_coco(cfg: CfgNode, metadata: Metadata, *, is_train: bool, is_test: bool) -> list[str]:
@@ -35,32 +36,68 @@ def check_coco(cfg: CfgNode, metadata: Metadata, *, is_train: bool, is_test: boo
         UserError: the first mistake.
     """
     file = metadata.json_file
-    try:
-        content = _read_json(metadata.name, file)
+    if not PathManager.isfile(file):
+        raise UserError(_no_file(metadata.name, file))
+    with _wrong_types_told(file):
+        content = _read_json(file)
         _check_sections(file, content, is_train)
-        _check_images(file, metadata.image_root, content["images"])
+        _check_sizes(file, content["images"])
+        _check_pictures(file, metadata.image_root, content["images"])
         if "annotations" in content:
             _check_annotation_entries(cfg, file, content, is_test)
             check_annotations(cfg, file, content, is_train=is_train, is_test=is_test)
         return [c["name"] for c in sorted(content["categories"], key=lambda c: c["id"])]
+
+
+def read_coco(file: str) -> dict:
+    """Read an annotation file that is good for training a detector without masks.
+
+    The pictures are not looked at.
+
+    Returns:
+        Its content: ``images``, ``categories``, ``annotations`` and what else it has.
+
+    Raises:
+        UserError: the first mistake.
+    """
+    if not PathManager.isfile(file):
+        raise UserError(f"There is no annotation file {file}.")
+    cfg = get_cfg()
+    with _wrong_types_told(file):
+        content = _read_json(file)
+        _check_sections(file, content, is_train=True)
+        _check_sizes(file, content["images"])
+        _check_annotation_entries(cfg, file, content, is_test=False)
+        check_annotations(cfg, file, content, is_train=True, is_test=False)
+    return content
+
+
+@contextmanager
+def _wrong_types_told(file: str):
+    try:
+        yield
     except (TypeError, AttributeError) as error:  # a number for a name, a list for an id
         raise UserError(f"{file} has a value of the wrong type: {error}.") from error
 
 
-def _read_json(name: str, file: str) -> object:
-    if not PathManager.isfile(file):
-        remedy = (
-            f"Make it with: python tools/make_digit_scenes.py --output {Path(file).parents[1]}"
-            if name.startswith("digit_scenes_")
-            else "Put it there, or point the environment variable DETECTRON2_DATASETS to the "
-            "folder of your data sets."
-        )
-        raise UserError(f"Data set {name}: there is no annotation file {file}. {remedy}")
+def _no_file(name: str, file: str) -> str:
+    remedy = (
+        f"Make it with: python tools/make_digit_scenes.py --output {Path(file).parents[1]}"
+        if name.startswith("digit_scenes_")
+        else "Put it there, or point the environment variable DETECTRON2_DATASETS to the "
+        "folder of your data sets."
+    )
+    return f"Data set {name}: there is no annotation file {file}. {remedy}"
+
+
+def _read_json(file: str) -> object:
     try:
         with PathManager.open(file, "rb") as stream:
             return json.load(stream)
     except ValueError as error:
         raise UserError(f"{file} is not valid JSON: {error}.") from None
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}.") from error
 
 
 def _check_sections(file: str, content: object, is_train: bool) -> None:
@@ -115,8 +152,7 @@ def _check_unique_ids(file: str, content: dict, section: str) -> None:
         )
 
 
-def _check_images(file: str, image_root: str, images: list[dict]) -> None:
-    """Every picture must exist, and those that are opened must have the size that ``file`` says."""
+def _check_sizes(file: str, images: list[dict]) -> None:
     for image in images:
         size = image["width"], image["height"]
         if not all(isinstance(side, (int, float)) and side > 0 for side in size):
@@ -124,6 +160,10 @@ def _check_images(file: str, image_root: str, images: list[dict]) -> None:
                 f"{file}: image {image['id']} has width {size[0]!r} and height {size[1]!r}; "
                 "both must be positive numbers of pixels."
             )
+
+
+def _check_pictures(file: str, image_root: str, images: list[dict]) -> None:
+    """Every picture must exist, and those that are opened must have the size that ``file`` says."""
     paths = [os.path.join(image_root, image["file_name"]) for image in images]
     check_files_exist(file, paths)
     for path, image in sample(list(zip(paths, images, strict=True))):
