@@ -44,7 +44,7 @@ BESIDE_THE_WEIGHTER = {
 DATA = {"coco": (80, 117_266), "voc": (20, 16_551), "digit": (10, 2000)}
 
 sys.path.insert(0, str(ROOT / "tools"))
-converter = importlib.import_module("convert_resnext")
+converter = importlib.import_module("convert_backbone")
 
 
 def name(path):
@@ -313,12 +313,12 @@ def test_masks_are_all_that_a_mask_rcnn_adds(with_masks, without):
 
 @pytest.fixture(scope="module")
 def resnext101(tmp_path_factory):
-    """The file that tools/convert_resnext.py makes, of random weights, and what it prints."""
+    """The file that tools/convert_backbone.py makes, of random weights, and what it prints."""
     path = tmp_path_factory.mktemp("pretrained") / "resnext101_32x4d.pth"
     weights = ResNet(Bottleneck, [3, 4, 23, 3], groups=32, width_per_group=4).state_dict()
-    converted = converter.convert(weights)
+    converted = converter.convert_resnext(weights)
     torch.save({"model": converted, "matching_heuristics": True}, path)
-    return path, converted, CfgNode(converter.detectron2_settings(weights))
+    return path, converted, CfgNode(converter.resnext_settings(weights))
 
 
 @pytest.mark.parametrize("path", X_101, ids=name)

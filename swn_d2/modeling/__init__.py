@@ -4,6 +4,7 @@ from .fast_rcnn import SWNFastRCNNOutputLayers
 from .logging import LOG_PERIOD, log_sample_weights
 from .retinanet import SWNRetinaNet
 from .roi_heads import SWNCascadeROIHeads, SWNROIHeads
+from .timm_backbone import TimmBackbone
 
 __all__ = [
     "LOG_PERIOD",
@@ -11,5 +12,6 @@ __all__ = [
     "SWNFastRCNNOutputLayers",
     "SWNROIHeads",
     "SWNRetinaNet",
+    "TimmBackbone",
     "log_sample_weights",
 ]
