@@ -24,6 +24,9 @@ def add_swn_config(cfg: CfgNode) -> None:
     # A factor of the weights of each class's objects, in the order of the data set's classes;
     # empty for none. The background has 1.
     cfg.MODEL.SAMPLE_WEIGHTER.CLASS_WEIGHTS = []
+    # What the detector sees in place of the weights: their mean ("rate"), that of positives and
+    # negatives apart ("balance"), the weights of other samples ("shuffle"), or "none" of these.
+    cfg.MODEL.SAMPLE_WEIGHTER.CONTROL = "none"
     # The weighters' own keys, which their classes declare.
     for name, weighter in SAMPLE_WEIGHTER_REGISTRY:
         if weighter.KEYS:
@@ -60,6 +63,15 @@ def add_swn_config(cfg: CfgNode) -> None:
     swn.STRENGTH = 0.5
     # Shares of SOLVER.MAX_ITER at which a starts to rise from 0 and has risen to STRENGTH.
     swn.EASE_IN = [0.5, 0.75]
+
+    # A backbone of timm, for build_timm_fpn_backbone and build_timm_retinanet_fpn_backbone.
+    cfg.MODEL.TIMM = CfgNode()
+    # timm's name of the model.
+    cfg.MODEL.TIMM.NAME = ""
+    # Whether timm fetches the model's weights. MODEL.WEIGHTS, if it is set, replaces them.
+    cfg.MODEL.TIMM.PRETRAINED = False
+    # What becomes of its batch normalisations: "FrozenBN", "BN" or "SyncBN".
+    cfg.MODEL.TIMM.NORM = "FrozenBN"
 
     # What becomes of detections that overlap.
     cfg.MODEL.NMS = nms = CfgNode()

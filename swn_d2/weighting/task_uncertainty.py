@@ -21,6 +21,8 @@ class TaskUncertainty(SampleWeighter):
     half would make them start at half their weight, so every task is taken alike.)
     """
 
+    learns_by_weights = True
+
     def __init__(self, *, has_mask: bool = False):
         """
         Args:

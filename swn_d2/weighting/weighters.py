@@ -11,6 +11,7 @@ from fvcore.common.registry import Registry
 from torch import nn
 
 from ..errors import UserError
+from .controls import add_control
 from .statistics import SampleStatistics, SampleWeights
 
 __all__ = ["SAMPLE_WEIGHTER_REGISTRY", "SampleWeighter", "Uniform", "build_sample_weighter"]
@@ -32,11 +33,14 @@ class SampleWeighter(nn.Module):
             all in capitals, and reach the constructor as keyword arguments in lower case.
         for_dense_detectors: whether the weighter makes sense where every anchor is a sample.
         uses_log_variance: whether it trains what the detector predicts as ``log_variance``.
+        learns_by_weights: whether its parameters are trained through the weights that it gives,
+            not through regularisers alone.
     """
 
     KEYS: ClassVar[Mapping[str, Any]] = {}
     for_dense_detectors: ClassVar[bool] = True
     uses_log_variance: ClassVar[bool] = False
+    learns_by_weights: ClassVar[bool] = False
 
     @classmethod
     def from_config(cls, cfg, *, box_loss_dim: int, has_mask: bool) -> dict[str, Any]:
@@ -64,16 +68,19 @@ class Uniform(SampleWeighter):
 
 
 def build_sample_weighter(cfg, *, box_loss_dim: int, has_mask: bool) -> SampleWeighter:
-    """The weighter that ``cfg.MODEL.SAMPLE_WEIGHTER.NAME`` names.
+    """The weighter that ``cfg.MODEL.SAMPLE_WEIGHTER.NAME`` names, under the control that
+    ``CONTROL`` there names.
 
     Args: as for :meth:`SampleWeighter.from_config`.
 
     Raises:
-        UserError: the name is not registered.
+        UserError: the name is not registered, there is no such control, or the weighter refuses
+            its settings.
     """
     name = cfg.MODEL.SAMPLE_WEIGHTER.NAME
     if name not in SAMPLE_WEIGHTER_REGISTRY:
         known = ", ".join(sorted(key for key, _ in SAMPLE_WEIGHTER_REGISTRY))
         raise UserError(f"MODEL.SAMPLE_WEIGHTER.NAME is {name!r}, but it must be one of: {known}.")
     weighter = SAMPLE_WEIGHTER_REGISTRY.get(name)
-    return weighter(**weighter.from_config(cfg, box_loss_dim=box_loss_dim, has_mask=has_mask))
+    arguments = weighter.from_config(cfg, box_loss_dim=box_loss_dim, has_mask=has_mask)
+    return add_control(weighter(**arguments), cfg.MODEL.SAMPLE_WEIGHTER.CONTROL)
