@@ -12,7 +12,7 @@ from swn_d2.errors import UserError, require_detectron2, user_errors_exit
 with user_errors_exit():
     require_detectron2()
 
-from swn_d2.experiments import Runner, collect, describe, load_matrix, write_results
+from swn_d2.experiments import Runner, collect, describe, load_matrix, read_known, write_results
 
 TRAIN_NET = Path(__file__).resolve().parents[1] / "train_net.py"
 
@@ -32,7 +32,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--gpus",
         type=lambda text: text.split(","),
         metavar="0,1,...",
-        help="give each of the runs at the same time one of these GPUs for itself",
+        help="give each of the runs at the same time one of these GPUs for itself; 0,0,0 lets "
+        "three runs share GPU 0",
+    )
+    parser.add_argument(
+        "--known",
+        action="append",
+        default=[],
+        metavar="RUNS_CSV",
+        help="take the runs that stand in such a file, and were made with the same settings, for "
+        "done; can be given several times",
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--dry-run", action="store_true", help="only say what would be done")
@@ -45,17 +54,23 @@ def main() -> None:
     args = parse_args()
     with user_errors_exit():
         matrix = load_matrix(args.matrix)
+        known, notes = read_known(matrix, args.known)
+        for note in notes:
+            print(note, flush=True)
         if args.dry_run:
-            print("\n".join(describe(matrix, TRAIN_NET)))
+            print("\n".join(describe(matrix, TRAIN_NET, known)))
             return
         failed = {}
         if not args.table:
-            failed = Runner(matrix, TRAIN_NET, jobs=args.jobs, gpus=args.gpus).run()
-        results = collect(matrix)
+            runner = Runner(matrix, TRAIN_NET, jobs=args.jobs, gpus=args.gpus, known=known)
+            failed = runner.run()
+        results = collect(matrix, known)
         if failed and not results:
             raise UserError("every run failed; the lines above say why.")
-        tool = os.path.relpath(__file__)
-        print("\n" + write_results(matrix, results, shlex.join(["python", tool, args.matrix])))
+        command = ["python", os.path.relpath(__file__), args.matrix]
+        for file in args.known:
+            command += ["--known", file]
+        print("\n" + write_results(matrix, results, shlex.join(command)))
         print(f"In {matrix.output}: results.md, results.csv, runs.csv, results.png")
         for name, reason in failed.items():
             print(f"FAILED: {name}: {reason}", file=sys.stderr)

@@ -3,6 +3,7 @@
 ``tools/run_experiments.py`` is the command; ``docs/experiments.md`` says how to use it.
 """
 
+from .known import read_known
 from .matrix import Matrix, Run, load_matrix
 from .results import collect, write_results
 from .runner import Runner, describe
@@ -14,5 +15,6 @@ __all__ = [
     "collect",
     "describe",
     "load_matrix",
+    "read_known",
     "write_results",
 ]

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..errors import UserError
-from . import records
+from ..files import write_text
+from .known import Known, fingerprints, take_stock, versions_text
 from .matrix import CHECKPOINT, Matrix
 from .plot import plot_rows
 from .progress import duration
@@ -18,19 +19,14 @@ __all__ = ["collect", "summarize", "write_results"]
 Results = Mapping[tuple[str, int], Mapping[str, Any]]
 
 
-def collect(matrix: Matrix) -> Results:
-    """The results that are there.
+def collect(matrix: Matrix, known: Known | None = None) -> Results:
+    """The results that are there, in the output folder or among the runs known of elsewhere.
 
     Raises:
         UserError: the output folder holds other runs than the matrix says.
     """
-    results = {}
-    for run in matrix.runs:
-        records.check_unchanged(run)
-        result = records.read_result(run)
-        if result:
-            results[run.row, run.seed] = result
-    return results
+    results, _ = take_stock(matrix, known)
+    return {(result["row"], result["seed"]): result for result in results.values()}
 
 
 def summarize(matrix: Matrix, results: Results, row: str, metric: str) -> Summary:
@@ -66,9 +62,9 @@ def write_results(matrix: Matrix, results: Results, command: str) -> str:
         for row in matrix.rows
     ]
     text = _markdown(matrix, results, summaries, command)
-    records.write_text(matrix.output / "results.md", text)
-    records.write_text(matrix.output / "results.csv", _rows_csv(summaries))
-    records.write_text(matrix.output / "runs.csv", _runs_csv(matrix, results))
+    write_text(matrix.output / "results.md", text)
+    write_text(matrix.output / "results.csv", _rows_csv(summaries))
+    write_text(matrix.output / "runs.csv", _runs_csv(matrix, results))
     plot_rows([of_row[0] for of_row in summaries], matrix.baseline, matrix.output / "results.png")
     return text
 
@@ -153,8 +149,7 @@ def _circumstances(results: Results) -> Iterable[str]:
     )
     yield "- machine: " + different(result["machine"] for result in results.values())
     yield "- versions: " + different(
-        ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-        for result in results.values()
+        versions_text(result["versions"]) for result in results.values()
     )
     yield "- commit: " + different(result["commit"] or "unknown" for result in results.values())
 
@@ -207,6 +202,7 @@ def _rows_csv(summaries: list[list[Summary]]) -> str:
 
 def _runs_csv(matrix: Matrix, results: Results) -> str:
     lines = []
+    settings = fingerprints(matrix)
     for run in matrix.runs:
         result = results.get((run.row, run.seed))
         if result is None:
@@ -222,6 +218,8 @@ def _runs_csv(matrix: Matrix, results: Results) -> str:
                     for key in ("iterations", "iterations_per_second", "seconds", "jobs")
                 },
                 **{key: result[key] for key in ("finished", "machine", "commit")},
+                "versions": versions_text(result["versions"]),
+                "settings": settings[run.name],
             }
         )
     return _csv(lines)

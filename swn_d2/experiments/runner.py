@@ -17,6 +17,7 @@ from typing import Any
 from ..engine.environment import surroundings
 from ..errors import UserError
 from . import records
+from .known import Known, take_stock
 from .matrix import Matrix, Run
 from .progress import Work, duration, format_metric, time_left
 
@@ -56,8 +57,9 @@ class Runner:
         matrix: what to run.
         train_net: path of train_net.py.
         jobs: how many runs at the same time; with ``gpus``, by default, one for each.
-        gpus: one GPU, as CUDA_VISIBLE_DEVICES has it, for each of the jobs; without them all runs
-            see all GPUs.
+        gpus: one GPU, as CUDA_VISIBLE_DEVICES has it, for each of the jobs; a GPU that stands
+            there several times is shared by so many. Without them all runs see all GPUs.
+        known: runs that were made elsewhere, from :func:`swn_d2.experiments.read_known`.
 
     Raises:
         UserError: ``jobs`` doesn't fit, or the output folder holds other runs than the matrix says.
@@ -70,6 +72,7 @@ class Runner:
         *,
         jobs: int | None = None,
         gpus: list[str] | None = None,
+        known: Known | None = None,
     ):
         self.jobs = jobs if jobs is not None else len(gpus or [None])
         if self.jobs < 1 or (gpus and self.jobs > len(gpus)):
@@ -80,18 +83,13 @@ class Runner:
         self.gpus: list[str | None] = gpus or [None] * self.jobs
         self.running: list[_Process] = []
         self.elsewhere: set[str] = set()  # names of runs that another process runs
-        self.results: dict[str, dict[str, Any]] = {}
         self.failed: dict[str, str] = {}
-        self.pending: list[Run] = []
         self.signal: int | None = None
         self.last_line = time.monotonic()
-        for run in matrix.runs:
-            records.check_unchanged(run)
-            result = records.read_result(run)
-            if result:
-                self.results[run.name] = result
-            else:
-                self.pending.append(run)
+        results, self.pending = take_stock(matrix, known)
+        # Without those that are known and run again, whose checkpoints are not there yet.
+        missing = {run.name for run in self.pending}
+        self.results = {name: r for name, r in results.items() if name not in missing}
 
     def run(self) -> dict[str, str]:
         """Run what is missing.
@@ -295,6 +293,7 @@ class Runner:
         done = [
             Work(result["row"], result["iterations"], result["seconds"])
             for result in self.results.values()
+            if "file" not in result  # another machine has another speed
         ]
         states = []
         for process in self.running:
@@ -319,19 +318,23 @@ class Runner:
         print(f"[{len(self.results)}/{total}] {clock} {' | '.join(parts)}", flush=True)
 
 
-def describe(matrix: Matrix, train_net: Path) -> list[str]:
+def describe(matrix: Matrix, train_net: Path, known: Known | None = None) -> list[str]:
     """What a start of the tool would do, in lines.
+
+    Args: as for :class:`Runner`.
 
     Raises:
         UserError: the output folder holds other runs than the matrix says.
     """
     lines = [f"data: {command}" for command in matrix.data]
+    results, missing = take_stock(matrix, known)
     for run in matrix.runs:
-        records.check_unchanged(run)
-        result = records.read_result(run)
         metric = matrix.metrics[0]
-        if result:
-            lines.append(f"{run.name}: done, {metric} {format_metric(result['metrics'], metric)}")
+        if run not in missing:
+            result = results[run.name]
+            value = f"{metric} {format_metric(result['metrics'], metric)}"
+            source = f" (in {result['file']})" if "file" in result else ""
+            lines.append(f"{run.name}: done, {value}{source}")
         elif held_by := records.holder(run):
             lines.append(f"{run.name}: being run by {held_by.text}")
         else:

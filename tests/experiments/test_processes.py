@@ -174,6 +174,23 @@ def test_what_an_orphan_holds(write_matrix, write_script, config_file, tmp_path,
     assert len(gpus) == 3  # the orphan's run is taken up in the end
 
 
+def test_jobs_that_share_a_gpu(write_matrix, write_script, tmp_path):
+    """Each of four runs ends only when it has seen the three others, all on GPU 0."""
+    notes = tmp_path / "notes"
+    matrix = load_matrix(write_matrix(environment={"NOTES": str(notes)}))
+    script = write_script(
+        "import os, time\n"
+        "with open(os.environ['NOTES'], 'a') as notes:\n"
+        "    notes.write(os.environ['CUDA_VISIBLE_DEVICES'] + '\\n')\n"
+        "deadline = time.time() + 30\n"
+        "while len(open(os.environ['NOTES']).readlines()) < 4:\n"
+        "    assert time.time() < deadline, 'alone'\n"
+        "    time.sleep(0.02)\n" + EVALUATION
+    )
+    assert Runner(matrix, script, gpus=["0"] * 4).run() == {}
+    assert notes.read_text().split() == ["0"] * 4
+
+
 def test_a_signal_while_data_are_made(write_matrix, tmp_path, heed_interrupts):
     made = tmp_path / "made"
     matrix = load_matrix(write_matrix(data=["sh -c 'kill -INT $PPID'", f"touch '{made}'"]))

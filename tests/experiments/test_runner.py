@@ -3,6 +3,7 @@
 import importlib
 import os
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -15,6 +16,7 @@ from swn_d2.data import make_digit_scenes
 from swn_d2.errors import UserError
 from swn_d2.experiments import Runner, load_matrix, records
 from tests import processes
+from tests.experiments.test_results import APS, finish
 
 TOOL = Path(__file__).parents[2] / "tools" / "run_experiments.py"
 sys.path.insert(0, str(TOOL.parent))
@@ -198,3 +200,25 @@ def test_dry_run_and_table_run_nothing(write_matrix, run_here, capsys):
     assert "train_net.py --config-file" in lines[1] and "--resume" in lines[1]
     assert run_here(file, "--table").endswith("output has no results yet.")
     assert not load_matrix(file).output.exists()
+
+
+def test_known_runs_are_in_the_table(write_matrix, run_here, tmp_path, capsys):
+    file = write_matrix()
+    matrix = load_matrix(file)
+    finish(matrix, APS)
+    assert run_here(file, "--table") == 0
+    kept = tmp_path / "my runs.csv"
+    shutil.move(matrix.output / "runs.csv", kept)
+    shutil.rmtree(matrix.output)
+    capsys.readouterr()
+    assert run_here(file, "--dry-run", "--known", str(kept)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4 and all(line.endswith(f"(in {kept})") for line in lines)
+    assert run_here(file, "--known", str(kept)) == 0  # nothing is left to run
+    assert run_here(file, "--table", "--known", str(kept)) == 0
+    text = capsys.readouterr().out
+    assert "| lambda 0.1 | 2 | 53.00 ± 2.83 | +2.00 [−10.71, +14.71] |" in text
+    assert f"run_experiments.py {file} --known '{kept}'\n" in text
+    kept.write_text(kept.read_text().replace("settings", "other"))
+    assert run_here(file, "--table", "--known", str(kept)).endswith("has no results yet.")
+    assert "4 of 4 lines not used, such as plain, seed 1: it does not" in capsys.readouterr().out
