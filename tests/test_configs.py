@@ -17,7 +17,7 @@ from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from swn_d2 import UserError, add_swn_config, load_config
-from swn_d2.modeling import SWNCascadeROIHeads, SWNRetinaNet, SWNROIHeads
+from swn_d2.modeling import SWNCascadeROIHeads, SWNRetinaNet, SWNROIHeads, TimmBackbone
 from swn_d2.weighting import SAMPLE_WEIGHTER_REGISTRY
 
 ROOT = Path(__file__).parents[1]
@@ -34,8 +34,11 @@ CLASSES = {
     "cascade_mask_rcnn": (CascadeROIHeads, SWNCascadeROIHeads, "MODEL.ROI_HEADS.NAME"),
     "retinanet": (RetinaNet, SWNRetinaNet, "MODEL.META_ARCHITECTURE"),
 }
-#: Backbone -> blocks in res4, groups, and channels per group in res2.
-BACKBONES = {"R_50": (6, 1, 64), "X_101_32x4d": (23, 32, 4), "tiny": (6, 1, 16)}
+#: Backbone -> of a ResNet: blocks in res4, groups, and channels per group in res2.
+RESNETS = {"R_50": (6, 1, 64), "X_101_32x4d": (23, 32, 4), "tiny": (6, 1, 16)}
+#: Backbone -> its name in timm.
+OF_TIMM = {"MobileNetV2": "mobilenetv2_100"}
+BACKBONES = [*RESNETS, *OF_TIMM]
 #: Keys of Detectron2 that a strategy changes beside the class: OHEM wants all of the proposals.
 BESIDE_THE_WEIGHTER = {
     "_ohem": {"MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "MODEL.ROI_HEADS.POSITIVE_FRACTION"},
@@ -67,6 +70,10 @@ WITH_SWN = [path for path in DETECTORS if parts(path)[2].startswith("_swn")]
 READINGS = [path for path in WITH_SWN if path.stem.endswith(("_paper", "_authors"))]
 #: Other ways of weighting.
 STRATEGIES = [path for path in DETECTORS if path not in BASELINES + WITH_SWN]
+#: With the paper's backbones and schedule.
+OF_THE_PAPER = [
+    path for path in DETECTORS if path.parent.name != "Quickstart" and parts(path)[1] not in OF_TIMM
+]
 X_101 = [path for path in BASELINES if "X_101_32x4d" in path.stem]
 
 
@@ -136,9 +143,13 @@ def test_builds_the_detector_that_its_name_promises(path):
     assert weighted.num_classes == DATA[cfg.DATASETS.TRAIN[0].split("_")[0]][0]
 
     bottom_up = model.backbone.bottom_up
+    assert isinstance(bottom_up, TimmBackbone) == (backbone in OF_TIMM)
+    if backbone in OF_TIMM:
+        assert cfg.MODEL.TIMM.NAME == OF_TIMM[backbone]
+        return
     grouped = bottom_up.res2[0].conv2
     blocks_groups_width = (len(bottom_up.res4), grouped.groups, grouped.weight.shape[1])
-    assert blocks_groups_width == BACKBONES[backbone]
+    assert blocks_groups_width == RESNETS[backbone]
 
 
 @pytest.mark.parametrize("path", WITH_SWN, ids=name)
@@ -247,9 +258,7 @@ def test_every_row_of_the_papers_tables_1_and_2_has_its_configs(folder, detector
     assert suffixes >= {"", "_swn", "_swn_authors"}
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in DETECTORS if path.parent.name != "Quickstart"], ids=name
-)
+@pytest.mark.parametrize("path", OF_THE_PAPER, ids=name)
 def test_the_schedule_is_the_papers(path):
     cfg = load_config(str(path))
     solver = cfg.SOLVER
@@ -262,6 +271,17 @@ def test_the_schedule_is_the_papers(path):
     assert torch.allclose(
         in_epochs, torch.tensor([8.0, 11.0, 12.0]), rtol=0, atol=1 / iterations_per_epoch
     )
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in DETECTORS if parts(path)[1] in OF_TIMM], ids=name
+)
+def test_the_schedule_of_a_small_backbone_has_the_epochs_that_its_base_says(path):
+    cfg = load_config(str(path))
+    assert cfg.DATASETS.TRAIN == ("voc_2007_trainval_ignore_difficult",)
+    iterations_per_epoch = 5011 / cfg.SOLVER.IMS_PER_BATCH
+    in_epochs = torch.tensor([*cfg.SOLVER.STEPS, cfg.SOLVER.MAX_ITER]) / iterations_per_epoch
+    assert torch.allclose(in_epochs, torch.tensor([4.0, 5.5, 6.0]), rtol=0, atol=0.02)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Write a noisy copy of an annotation file in COCO's instances format, and the "
         "truth beside it. Crowd regions are never touched. The same options always give the same "
-        "files; one that exists is never overwritten."
+        "files. One that exists is kept if it is what would be written; if not, that is an error."
     )
     parser.add_argument("source", metavar="SRC", help="the annotation file")
     parser.add_argument("destination", metavar="DST", help="the noisy annotation file to write")
@@ -81,7 +81,7 @@ def main() -> None:
         )
     numbers = ", ".join(f"{kind} {n}" for kind, n in added.num_changed.items())
     files = ", ".join(map(str, added.files))
-    print(f"Of {added.num_objects} objects: {numbers}. Written: {files}")
+    print(f"Of {added.num_objects} objects: {numbers}. Files: {files}")
 
 
 if __name__ == "__main__":

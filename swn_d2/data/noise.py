@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from swn_d2.errors import UserError
-from swn_d2.files import write_text
+from swn_d2.files import check_outputs, write_new
 
 from .checks.coco import read_coco
 from .sample_weights import SAMPLE_WEIGHT
@@ -44,7 +44,7 @@ class AddedNoise(NamedTuple):
     Attributes:
         num_objects: annotations that are no crowd regions.
         num_changed: kind -> how many of them have such noise, for the kinds that were asked for.
-        files: that were written, the noisy one first.
+        files: that hold it, the noisy one first.
     """
 
     num_objects: int
@@ -91,13 +91,14 @@ def add_noise(
 
     Raises:
         UserError: an argument is out of range, ``source`` can't be trained on or has noise
-            already, or a file exists or can't be written. No file is written then.
+            already, or a file can't be written, or exists and is not, byte for byte, what would
+            be written. No file is written then.
     """
     _check_request(shares, amount, seed)
     source, destination = Path(source), Path(destination)
     truth = truth_file(destination) if truth is None else Path(truth)
     files = [destination, truth] + ([] if left_out is None else [Path(left_out)])
-    _check_files(source, files)
+    check_outputs(source, files)
     content = read_coco(str(source))
     _check_content(source, content, shares)
 
@@ -116,7 +117,8 @@ def add_noise(
     if JITTERED_BOX in record:
         record[JITTERED_BOX]["amount"] = float(amount)
     contents = _contents(content, noisy, {**record, "objects": num_objects, "seed": seed})
-    _write_all(dict(zip(files, contents, strict=False)))  # `left_out` may be not asked for
+    texts = [json.dumps(content, separators=(",", ":")) for content in contents]
+    write_new(dict(zip(files, texts, strict=False)))  # `left_out` may be not asked for
     return AddedNoise(num_objects, num_changed, files)
 
 
@@ -162,16 +164,6 @@ def _check_request(shares: Mapping[str, float], amount: float, seed: int) -> Non
         raise UserError(f"The amount of jitter must be in (0, 0.5), not {amount}.")
     if seed < 0:
         raise UserError(f"The seed must not be negative, but is {seed}.")
-
-
-def _check_files(source: Path, outputs: list[Path]) -> None:
-    for i, output in enumerate(outputs):
-        if output.resolve() == source.resolve():
-            raise UserError(f"{output} is the input, too; give the output another name.")
-        if output.resolve() in [other.resolve() for other in outputs[:i]]:
-            raise UserError(f"{output} is named for two outputs; give each its own name.")
-        if os.path.exists(output):  # without an error where it may not be looked for
-            raise UserError(f"{output} exists already; remove it, or give another name.")
 
 
 def _check_content(file: Path, content: dict, shares: Mapping[str, float]) -> None:
@@ -259,16 +251,3 @@ def _contents(content: dict, noisy: list[_Noisy], record: dict) -> list[dict]:
 
 def _weighted(noisy: _Noisy) -> dict:
     return {**noisy.annotation, SAMPLE_WEIGHT: 0.0} if noisy.kinds else noisy.annotation
-
-
-def _write_all(contents: dict[Path, dict]) -> None:
-    """Write all files or none; the first one last, so that where it is the others are, too."""
-    written = []
-    try:
-        for file, content in reversed(contents.items()):
-            write_text(file, json.dumps(content, separators=(",", ":")))
-            written.append(file)
-    except BaseException:  # an interrupt, too
-        for file in written:
-            file.unlink(missing_ok=True)
-        raise

@@ -12,6 +12,7 @@ from ..data.sample_weights import is_sample_weight
 from ..errors import UserError
 from ..modeling.inference import Suppression
 from ..modeling.objects import class_weights_tensor
+from ..modeling.timm_backbone import check_timm_config
 from ..weighting import build_sample_weighter
 
 __all__ = ["check_run", "choose_device"]
@@ -83,6 +84,8 @@ def _check_values(cfg):
             similar = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {similar[0]}?" if similar else f"it can be {', '.join(known)}."
             raise UserError(f"{key} is {name!r}, which does not exist; {hint}")
+    if cfg.MODEL.BACKBONE.NAME.startswith("build_timm_"):
+        check_timm_config(cfg)
     meta_architecture, roi_heads = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS.NAME
     if meta_architecture == "RetinaNet" and roi_heads.startswith("SWN"):
         raise UserError(

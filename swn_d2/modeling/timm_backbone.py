@@ -6,6 +6,7 @@ strides of a pyramid will do: MobileNets, EfficientNets, ConvNeXts, Swin, PVT an
 
 import contextlib
 import difflib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ __all__ = [
     "TimmBackbone",
     "build_timm_fpn_backbone",
     "build_timm_retinanet_fpn_backbone",
+    "check_timm_config",
     "check_timm_model",
     "create_timm_features",
 ]
@@ -42,23 +44,51 @@ def _timm():
     return timm
 
 
+def check_timm_config(cfg) -> None:
+    """Raise a :class:`UserError` for keys that the builders below can't use.
+
+    Nothing is built, so what only a model tells is not found: see :func:`create_timm_features`.
+    """
+    check_timm_model(cfg.MODEL.TIMM.NAME)
+    _check_arguments(cfg.MODEL.FPN.IN_FEATURES, cfg.MODEL.TIMM.NORM, cfg.MODEL.BACKBONE.FREEZE_AT)
+
+
 def check_timm_model(name: str) -> None:
     """Raise a :class:`UserError` if timm is missing or has no model ``name``."""
     timm = _timm()
     if not name:
         raise UserError("MODEL.TIMM.NAME is empty; give the name of a model of timm.")
-    if not timm.is_model(name):
-        similar = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
-        hint = f"the closest are {', '.join(similar)}." if similar else "timm.list_models() has all."
+    # To timm.is_model every tag of a model is good, even one that does not exist.
+    if not (timm.is_model_pretrained(name) if "." in name else timm.is_model(name)):
+        known = timm.list_models() + timm.list_pretrained()
+        similar = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        hint = (
+            f"the closest are {', '.join(similar)}." if similar else "timm.list_models() has all."
+        )
         raise UserError(
             f"MODEL.TIMM.NAME is {name!r}, which timm {timm.__version__} does not have; {hint}"
         )
 
 
+def _check_arguments(out_features: Sequence[str], norm: str, freeze_at: int) -> None:
+    # Up to the last: some models of timm keep the layers behind the last feature that is asked
+    # for, and DistributedDataParallel refuses parameters without a gradient.
+    known = list(STRIDES)
+    if not out_features or sorted(out_features) != known[-len(out_features) :]:
+        raise UserError(
+            f"MODEL.FPN.IN_FEATURES is {list(out_features)}, but it must be one or more of "
+            f"{', '.join(known)}, up to the last and without a gap."
+        )
+    if norm not in NORMS:
+        raise UserError(f"MODEL.TIMM.NORM is {norm!r}, but it must be one of: {', '.join(NORMS)}.")
+    if not 0 <= freeze_at <= 5:
+        raise UserError(f"MODEL.BACKBONE.FREEZE_AT is {freeze_at}, but it must be from 0 to 5.")
+
+
 def create_timm_features(
-    name: str, out_features: tuple[str, ...] = tuple(STRIDES), *, pretrained: bool = False
-) -> tuple[nn.Module, list[str]]:
-    """A model of timm that gives features, and the name of each of them.
+    name: str, out_features: Sequence[str] = tuple(STRIDES), *, pretrained: bool = False
+) -> nn.Module:
+    """A model of timm that gives a list of features.
 
     Args:
         name: timm's name, such as ``mobilenetv2_100``, or with a tag of its weights.
@@ -82,8 +112,8 @@ def create_timm_features(
             maps = trial.eval()(torch.zeros(1, 3, *_TRIAL_SIZE))
         except (AssertionError, RuntimeError) as error:
             raise UserError(
-                f"MODEL.TIMM.NAME is {name!r}, which takes pictures of one size only; a detector "
-                f"needs a backbone for pictures of any size ({' '.join(str(error).split())})."
+                f"MODEL.TIMM.NAME is {name!r}, which takes pictures of one size only "
+                f"({_in_short(error)}); take a model for pictures of any size."
             ) from error
     axis = 1 if _channels_last(trial) else 2
     strides = [_TRIAL_SIZE[0] / m.shape[axis] if m.dim() == 4 else None for m in maps]
@@ -95,23 +125,18 @@ def create_timm_features(
             f"{', '.join(str(STRIDES[feature]) for feature in missing)} ({', '.join(missing)} of "
             "MODEL.FPN.IN_FEATURES); take a model with a feature pyramid."
         )
-    # The deepest of a stride, as in a ResNet. What lies behind the last one is not built, for
-    # DistributedDataParallel refuses parameters without a gradient.
+    # The deepest of a stride, as in a ResNet.
     indices = [len(strides) - 1 - strides[::-1].index(STRIDES[f]) for f in out_features]
-    first = trial.feature_info.out_indices[0]
+    options["out_indices"] = [trial.feature_info.out_indices[i] for i in indices]
     try:
-        model = _create(
-            timm, name, pretrained=pretrained, out_indices=[first + i for i in indices], **options
-        )
+        return _create(timm, name, pretrained=pretrained, **options)
     except Exception as error:  # a hub's client raises nearly everything
         if not pretrained:
             raise
         raise UserError(
-            f"cannot get timm's weights of {name} ({' '.join(str(error).split())[:200]}); set "
-            "MODEL.TIMM.PRETRAINED to False and MODEL.WEIGHTS to a file of "
-            "tools/convert_backbone.py."
+            f"cannot get timm's weights of {name} ({_in_short(error)}); set MODEL.TIMM.PRETRAINED "
+            "to False and MODEL.WEIGHTS to a file of tools/convert_backbone.py."
         ) from error
-    return model, list(out_features)
 
 
 def _create(timm, name: str, **options: Any) -> nn.Module:
@@ -122,8 +147,12 @@ def _create(timm, name: str, **options: Any) -> nn.Module:
             raise
         raise UserError(
             f"MODEL.TIMM.NAME is {name!r}, from which timm can't take features "
-            f"({' '.join(str(error).split())}); take a model with a feature pyramid."
+            f"({_in_short(error)}); take a model with a feature pyramid."
         ) from error
+
+
+def _in_short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200].rstrip(".")
 
 
 def _channels_last(model: nn.Module) -> bool:
@@ -138,7 +167,7 @@ class TimmBackbone(Backbone):
         self,
         name: str,
         *,
-        out_features: tuple[str, ...] = tuple(STRIDES),
+        out_features: Sequence[str] = tuple(STRIDES),
         pretrained: bool = False,
         norm: str = "FrozenBN",
         freeze_at: int = 0,
@@ -146,54 +175,44 @@ class TimmBackbone(Backbone):
         """
         Args:
             name: timm's name of the model.
-            out_features: ``res2`` to ``res5``, at strides of 4 to 32.
+            out_features: ``res2`` to ``res5``, at strides of 4 to 32, or the last ones of them.
             pretrained: whether timm fetches its own weights, as ImageNet gave them.
             norm: what becomes of its batch normalisations: "FrozenBN", "BN" or "SyncBN".
                 Normalisations of another kind stay.
             freeze_at: as Detectron2's ``FREEZE_AT``: 0 freezes nothing, 1 what comes before the
-                stage of stride 4, 2 that stage, too, ..., 5 everything.
+                stage of stride 4, 2 that stage, too, ..., 5 everything. Batch normalisations
+                that are frozen become "FrozenBN".
 
         Raises:
-            UserError: see :func:`create_timm_features`; or an argument is out of its range.
+            UserError: see :func:`create_timm_features`; or an argument is out of its range; or
+                timm does not tell where the model's stages begin, and ``freeze_at`` needs it.
         """
         super().__init__()
-        if norm not in NORMS:
-            raise UserError(
-                f"MODEL.TIMM.NORM is {norm!r}, but it must be one of: {', '.join(NORMS)}."
-            )
-        if not 0 <= freeze_at <= 5:
-            raise UserError(f"MODEL.BACKBONE.FREEZE_AT is {freeze_at}, but it must be from 0 to 5.")
-        unknown = [feature for feature in out_features if feature not in STRIDES]
-        if unknown or not out_features:
-            raise UserError(
-                f"MODEL.FPN.IN_FEATURES is {list(out_features)}, but the features of a backbone of "
-                f"timm are {', '.join(STRIDES)}."
-            )
-        out_features = tuple(sorted(out_features))
-        self.net, names = create_timm_features(name, out_features, pretrained=pretrained)
+        _check_arguments(out_features, norm, freeze_at)
+        names = sorted(out_features)
+        self.net = create_timm_features(name, names, pretrained=pretrained)
         self._channels_last = _channels_last(self.net)
         self._out_features = names
         self._out_feature_strides = {feature: STRIDES[feature] for feature in names}
         self._out_feature_channels = dict(zip(names, self.net.feature_info.channels(), strict=True))
         from timm.layers import convert_sync_batchnorm, freeze_batch_norm_2d
 
+        for path, module in _modules_until(self.net, freeze_at):
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(False)
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                parent, _, child = path.rpartition(".")
+                setattr(self.net.get_submodule(parent), child, freeze_batch_norm_2d(module))
         if norm == "FrozenBN":
             self.net = freeze_batch_norm_2d(self.net)
         elif norm == "SyncBN":
             self.net = convert_sync_batchnorm(self.net)
-        frozen = _parameters_until(self.net, freeze_at)
-        for module_name, module in list(self.net.named_modules()):
-            own = {f"{module_name}.{key}" for key, _ in module.named_parameters(recurse=False)}
-            if own and own <= frozen.keys() and isinstance(module, nn.modules.batchnorm._BatchNorm):
-                self.net.set_submodule(module_name, freeze_batch_norm_2d(module))
-        for parameter in frozen.values():
-            parameter.requires_grad_(False)
 
     @classmethod
     def from_config(cls, cfg, input_shape=None):
         return {
             "name": cfg.MODEL.TIMM.NAME,
-            "out_features": tuple(cfg.MODEL.FPN.IN_FEATURES),
+            "out_features": cfg.MODEL.FPN.IN_FEATURES,
             "pretrained": cfg.MODEL.TIMM.PRETRAINED,
             "norm": cfg.MODEL.TIMM.NORM,
             "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
@@ -208,29 +227,30 @@ class TimmBackbone(Backbone):
         return dict(zip(self._out_features, maps, strict=True))
 
 
-def _parameters_until(net: nn.Module, freeze_at: int) -> dict[str, nn.Parameter]:
-    """The parameters that ``FREEZE_AT`` freezes, by name: those that are registered, and so run,
+def _modules_until(net: nn.Module, freeze_at: int) -> list[tuple[str, nn.Module]]:
+    """What ``FREEZE_AT`` freezes: the modules, with their names, that are registered, and so run,
     before the end of its stage."""
-    if freeze_at == 0:
-        return {}
-    parameters = dict(net.named_parameters())
-    spans = {}  # stride -> where the parameters of its stage begin and end
+    modules = list(net.named_modules())
+    if freeze_at in (0, 5):
+        return modules if freeze_at else []
+    names = {
+        index: _flat(name).removeprefix("model_") + "_"
+        for index, (name, module) in enumerate(modules)
+        if any(True for _ in module.parameters(recurse=False))
+    }
+    # Stride -> where the stage that ends with it, or the last part of that stage, begins and ends.
+    stages: dict[int, tuple[int, int] | None] = dict.fromkeys(STRIDES.values())
     for info in net.feature_info.info:
-        stage = _flat(info["module"]) + "_"
-        keys = [_flat(key).removeprefix("model_") for key in parameters]
-        inside = [index for index, key in enumerate(keys) if key.startswith(stage)]
-        if inside and info["reduction"] >= min(STRIDES.values()):
-            spans[info["reduction"]] = inside[0], inside[-1] + 1
-    if not spans:
+        prefix = _flat(info["module"]) + "_"
+        inside = [index for index, name in names.items() if name.startswith(prefix)]
+        if info["reduction"] in stages:
+            stages[info["reduction"]] = (inside[0], inside[-1] + 1) if inside else None
+    if None in stages.values() or list(stages.values()) != sorted(stages.values()):
         raise UserError(
             f"MODEL.BACKBONE.FREEZE_AT is {freeze_at}, but timm does not tell where the stages of "
-            "this model (MODEL.TIMM.NAME) begin; set it to 0."
+            "this model (MODEL.TIMM.NAME) begin; set it to 0 or 5."
         )
-    if freeze_at == 1:
-        count = spans[min(spans)][0]
-    else:
-        count = spans.get(2**freeze_at, (0, len(parameters)))[1]
-    return dict(list(parameters.items())[:count])
+    return modules[: stages[4][0] if freeze_at == 1 else stages[2**freeze_at][1]]
 
 
 def _flat(name: str) -> str:

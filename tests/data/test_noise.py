@@ -407,6 +407,37 @@ def test_a_file_is_never_overwritten(folder, name):
     assert folder.text(name) == "precious"
 
 
+@pytest.mark.parametrize("missing", [[], ["noisy"], ["noisy.truth", "left_out"]])
+def test_what_is_there_is_kept_and_what_is_missing_is_written(folder, missing):
+    folder.add(left_out=folder.path / "left_out.json")
+    before = {p.name: (p.read_bytes(), p.stat().st_ino) for p in folder.path.iterdir()}
+    for name in missing:
+        (folder.path / f"{name}.json").unlink()
+    folder.add(left_out=folder.path / "left_out.json")
+    after = {p.name: (p.read_bytes(), p.stat().st_ino) for p in folder.path.iterdir()}
+    assert [name for name in before if before[name][0] != after[name][0]] == []
+    kept = {name for name in before if before[name] == after[name]}
+    assert kept >= set(before) - {f"{name}.json" for name in missing}
+    assert folder.names() == ["left_out.json", "noisy.json", "noisy.truth.json", "train.json"]
+
+
+def test_files_of_another_request_are_not_kept(folder):
+    folder.add()
+    for change in ({"seed": 1}, {"shares": {WRONG_CLASS: 0.3}}):
+        with pytest.raises(UserError, match="noisy.json exists already"):
+            folder.add(**change)
+    (folder.path / "noisy.json").unlink()
+    with pytest.raises(UserError, match="noisy.truth.json exists already"):
+        folder.add(seed=1)
+    assert folder.names() == ["noisy.truth.json", "train.json"]
+
+
+def test_a_folder_in_the_place_of_a_file(folder):
+    (folder.path / "noisy.json").mkdir()
+    with pytest.raises(UserError, match="noisy.json exists already"):
+        folder.add()
+
+
 @pytest.mark.parametrize("name", ["noisy.json", "noisy.truth.json", "left_out.json"])
 def test_what_cannot_be_written_leaves_nothing(folder, name):
     (folder.path / f"{name}.partial").mkdir()  # a folder in the place of the partial file
@@ -417,7 +448,7 @@ def test_what_cannot_be_written_leaves_nothing(folder, name):
 
 def test_where_the_noisy_file_is_the_others_are_too(folder, monkeypatch):
     order = []
-    monkeypatch.setattr("swn_d2.data.noise.write_text", lambda file, text: order.append(file.name))
+    monkeypatch.setattr("swn_d2.files.write_text", lambda file, text: order.append(file.name))
     add_noise(folder.source, folder.path / "noisy.json", shares=ALL, left_out=folder.path / "l")
     assert sorted(order) == ["l", "noisy.json", "noisy.truth.json"] and order[-1] == "noisy.json"
 

@@ -87,3 +87,27 @@ def test_a_value_of_an_inference_option():
     cfg = tiny_config("DATASETS.TRAIN", ("missing",), "MODEL.NMS.METHOD", "soft")
     with pytest.raises(UserError, match="MODEL.NMS.METHOD has 'soft'.*linear"):
         check_run(cfg, eval_only=False, resume=False)
+
+
+@pytest.mark.parametrize(
+    "opts, message",
+    [
+        (["MODEL.TIMM.NAME", ""], "MODEL.TIMM.NAME is empty"),
+        (["MODEL.TIMM.NAME", "resnet19"], "'resnet19', which timm .*the closest are .*resnet18"),
+        (["MODEL.FPN.IN_FEATURES", ["res4", "c5"]], r"IN_FEATURES is \['res4', 'c5'\], but"),
+        (["MODEL.TIMM.NORM", "LN"], "MODEL.TIMM.NORM is 'LN', but"),
+        (["MODEL.BACKBONE.FREEZE_AT", 6], "FREEZE_AT is 6, but"),
+        ([], "no data set named missing"),
+    ],
+)
+@pytest.mark.parametrize("detector", ["faster_rcnn", "retinanet"])
+def test_a_backbone_of_timm(tmp_path, detector, opts, message):
+    pyramid = "retinanet_fpn" if detector == "retinanet" else "fpn"
+    cfg = tiny_config(
+        *("DATASETS.TRAIN", ("missing",), "OUTPUT_DIR", str(tmp_path / "run")),
+        *("MODEL.BACKBONE.NAME", f"build_timm_{pyramid}_backbone", "MODEL.TIMM.NAME", "resnet18"),
+        *opts,
+        detector=detector,
+    )
+    with pytest.raises(UserError, match=message):
+        check_run(cfg, eval_only=False, resume=False)

@@ -39,8 +39,18 @@ def test_it_hands_on_what_is_asked_for(source, tmp_path):
         assert Path(file).read_bytes() == other.read_bytes()
     numbers = ", ".join(f"{kind} {number}" for kind, number in added.num_changed.items())
     assert result.stdout == (
-        f"Of {added.num_objects} objects: {numbers}. Written: {', '.join(files)}\n"
+        f"Of {added.num_objects} objects: {numbers}. Files: {', '.join(files)}\n"
     )
+
+
+def test_it_can_run_again(source, tmp_path):
+    results = [
+        processes.run(TOOL, source, tmp_path / "noisy.json", "--wrong-classes", share)
+        for share in ("0.3", "0.3", "0.4")
+    ]
+    assert [result.returncode for result in results] == [0, 0, 1]
+    assert results[1].stdout == results[0].stdout
+    assert "noisy.json exists already; remove it, or give another name." in results[2].stderr
 
 
 def test_defaults(source, tmp_path):

@@ -1,0 +1,73 @@
+"""A COCO-format data set in two parts that follow from the names of its pictures."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from swn_d2.errors import UserError
+from swn_d2.files import check_outputs, write_new
+
+from .checks.coco import read_coco
+
+__all__ = ["part_of", "split_dataset"]
+
+
+def part_of(file_name: str) -> float:
+    """A number in [0, 1), in steps of 0.001, that follows from the name of a picture without its
+    folder, and from nothing else."""
+    digest = int(hashlib.sha256(Path(file_name).name.encode()).hexdigest(), 16)
+    # Not the last three digits, which tell the parts of make_voc_subset: those can be split, too.
+    return digest // 1000 % 1000 / 1000
+
+
+def split_dataset(
+    source: str | os.PathLike,
+    first: str | os.PathLike,
+    second: str | os.PathLike,
+    *,
+    share: float = 0.5,
+) -> tuple[int, int]:
+    """Split an annotation file in two: which pictures are in which part follows from their names.
+
+    The pictures of the first part with a small share are in it with a larger share, too. The same
+    request gives the same files, byte for byte; files that hold it already are kept.
+
+    Args:
+        source: an annotation file in COCO's instances format.
+        first: gets the pictures whose :func:`part_of` is below ``share``, their annotations, and
+            all else that ``source`` has.
+        second: gets the others.
+        share: in (0, 1), about the share of the pictures that are in the first part.
+
+    Returns:
+        How many pictures are in the first part, and how many in the second.
+
+    Raises:
+        UserError: the share is out of range, ``source`` can't be trained on, a part would have no
+            picture, or a file can't be written, or exists and is not, byte for byte, what would be
+            written. No file is written then.
+    """
+    if not 0 < share < 1:  # NaN, too
+        raise UserError(f"The share must be above 0 and below 1, not {share}.")
+    source = Path(source)
+    files = [Path(first), Path(second)]
+    check_outputs(source, files)
+    content = read_coco(str(source))
+    parts = ([], [])
+    for image in content["images"]:
+        parts[part_of(image["file_name"]) >= share].append(image)
+    for name, images, remedy in zip(("first", "second"), parts, ("larger", "smaller"), strict=True):
+        if not images:
+            raise UserError(
+                f"With the share {share}, none of the {len(content['images'])} pictures of "
+                f"{source} is in the {name} part; give a {remedy} share."
+            )
+    write_new({file: _part(content, images) for file, images in zip(files, parts, strict=True)})
+    return len(parts[0]), len(parts[1])
+
+
+def _part(content: dict, images: list[dict]) -> str:
+    ids = {image["id"] for image in images}
+    annotations = [a for a in content["annotations"] if a["image_id"] in ids]
+    return json.dumps({**content, "images": images, "annotations": annotations})
