@@ -11,6 +11,7 @@ from .datasets import (
 from .digit_scenes import make_digit_scenes
 from .mapper import NamingDatasetMapper
 from .sample_weights import keep_sample_weights
+from .training_set import load_training_set, number_annotations
 from .voc import register_all_voc, register_voc
 
 __all__ = [
@@ -19,7 +20,9 @@ __all__ = [
     "check_datasets",
     "digit_scenes_root",
     "keep_sample_weights",
+    "load_training_set",
     "make_digit_scenes",
+    "number_annotations",
     "register_all_voc",
     "register_coco",
     "register_digit_scenes",

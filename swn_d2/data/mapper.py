@@ -5,6 +5,7 @@ from detectron2.data import DatasetMapper
 
 from ..errors import UserError
 from .sample_weights import SAMPLE_WEIGHT, is_sample_weight
+from .training_set import ANNOTATION_NUMBER
 
 __all__ = ["NamingDatasetMapper"]
 
@@ -12,13 +13,19 @@ __all__ = ["NamingDatasetMapper"]
 class NamingDatasetMapper(DatasetMapper):
     """Detectron2's mapper. Its error says which image can't be used.
 
-    In training, where an annotation of an image has a ``sample_weight``, the image's ``instances``
-    have the field ``gt_sample_weight``, (N,) float32: 1 for those whose annotation has none.
+    In training, the ``instances`` of an image can have two more fields, of its N objects:
+
+    - ``gt_sample_weight``, (N,) float32, where an annotation of the image has a
+      ``sample_weight``: 1 for those whose annotation has none;
+    - ``gt_annotation``, (N,) long, where :func:`~swn_d2.data.number_annotations` has numbered the
+      annotations: the number of each one's.
     """
 
     def __call__(self, dataset_dict):
         annotations = dataset_dict.get("annotations", [])
-        if not self.is_train or not any(SAMPLE_WEIGHT in a for a in annotations):
+        has_weights = any(SAMPLE_WEIGHT in a for a in annotations)
+        has_numbers = any(ANNOTATION_NUMBER in a for a in annotations)
+        if not self.is_train or not (has_weights or has_numbers):
             return self._map(dataset_dict)
         weights = [annotation.get(SAMPLE_WEIGHT, 1.0) for annotation in annotations]
         for weight in weights:
@@ -30,12 +37,16 @@ class NamingDatasetMapper(DatasetMapper):
                 )
         # Crowd regions, and what a crop cuts off, become no instances. Each annotation's index in
         # place of its class tells which ones are left.
-        numbered = [{**a, "category_id": index} for index, a in enumerate(annotations)]
-        result = self._map({**dataset_dict, "annotations": numbered})
+        indexed = [{**a, "category_id": index} for index, a in enumerate(annotations)]
+        result = self._map({**dataset_dict, "annotations": indexed})
         instances = result["instances"]
         left = instances.gt_classes
         instances.gt_classes = torch.tensor([int(a["category_id"]) for a in annotations])[left]
-        instances.gt_sample_weight = torch.tensor(weights, dtype=torch.float32)[left]
+        if has_weights:
+            instances.gt_sample_weight = torch.tensor(weights, dtype=torch.float32)[left]
+        if has_numbers:
+            numbers = [annotation[ANNOTATION_NUMBER] for annotation in annotations]
+            instances.gt_annotation = torch.tensor(numbers)[left]
         return result
 
     def _map(self, dataset_dict: dict) -> dict:

@@ -1,6 +1,7 @@
 """The trainer: Detectron2's, with two optimisers and with checkpoints that hold all of a run."""
 
 import errno
+import inspect
 import os
 import weakref
 from contextlib import contextmanager
@@ -26,10 +27,11 @@ from detectron2.evaluation import (
 )
 from detectron2.utils import comm
 
-from ..data import NamingDatasetMapper, keep_sample_weights
+from ..data import NamingDatasetMapper, load_training_set, number_annotations
 from ..data.voc import VOC_EVALUATOR_TYPE
 from ..errors import UserError, user_errors_exit
 from ..evaluation import build_voc_evaluator
+from ..weighting.memory import ObjectMemory
 from .checkpoint import SafeCheckpointer
 from .environment import write_environment
 from .optimizer import build_joint_optimizer
@@ -42,7 +44,9 @@ class SWNTrainer(DefaultTrainer):
     """Trains a detector with SGD and its sample weighter with Adam, on the same schedule.
 
     Its checkpoints hold the state of both optimisers, the schedule, the iteration and the
-    GradScaler, on every supported version of Detectron2, some of which save less.
+    GradScaler, on every supported version of Detectron2, some of which save less. They also hold
+    what a weighter remembers of the training set's objects, if it does, which is no part of the
+    detector.
     """
 
     def __init__(self, cfg):
@@ -52,7 +56,11 @@ class SWNTrainer(DefaultTrainer):
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
-        data_loader = self.build_train_loader(cfg)
+        self._memories = [m for m in model.modules() if isinstance(m, ObjectMemory)]
+        if self._memories:
+            data_loader = self._build_numbered_train_loader(cfg)
+        else:
+            data_loader = self.build_train_loader(cfg)
         on_cpu = cfg.MODEL.DEVICE == "cpu"
         model = create_ddp_model(
             model,
@@ -73,9 +81,39 @@ class SWNTrainer(DefaultTrainer):
         return build_joint_optimizer(cfg, model)
 
     @classmethod
-    def build_train_loader(cls, cfg):
-        keep_sample_weights(cfg.DATASETS.TRAIN)
-        return build_detection_train_loader(cfg, mapper=NamingDatasetMapper(cfg, is_train=True))
+    def build_train_loader(cls, cfg, dataset: list[dict] | None = None):
+        """As Detectron2's, with one more argument. An override needs it only for weighters that
+        remember objects.
+
+        Args:
+            dataset: the dataset dicts to load; those that ``cfg`` names if there are none.
+        """
+        if dataset is None:
+            dataset = load_training_set(cfg)
+        mapper = NamingDatasetMapper(cfg, is_train=True)
+        return build_detection_train_loader(cfg, mapper=mapper, dataset=dataset)
+
+    def _build_numbered_train_loader(self, cfg):
+        """A training loader that tells objects by their numbers, with room for each of them in the
+        memories.
+
+        Raises:
+            UserError: a subclass has a ``build_train_loader`` that takes no ``dataset``.
+        """
+        try:
+            inspect.signature(self.build_train_loader).bind(cfg, dataset=None)
+        except TypeError:
+            raise UserError(
+                f"MODEL.SAMPLE_WEIGHTER.NAME {cfg.MODEL.SAMPLE_WEIGHTER.NAME} remembers the "
+                f"objects of the training set, but {type(self).__name__}.build_train_loader takes "
+                "no dataset whose annotations are numbered; add the argument dataset=None, and "
+                "load that with a NamingDatasetMapper where it is given."
+            ) from None
+        dataset = load_training_set(cfg)
+        num_annotations = number_annotations(dataset)
+        for memory in self._memories:
+            memory.allocate(num_annotations)
+        return self.build_train_loader(cfg, dataset=dataset)
 
     @classmethod
     def build_test_loader(cls, cfg, dataset_name: str):
@@ -179,7 +217,10 @@ class SWNTrainer(DefaultTrainer):
 
     def state_dict(self) -> dict[str, Any]:
         # Not DefaultTrainer's: it leaves the optimisers out before Detectron2 0.6.
-        return {**TrainerBase.state_dict(self), "_trainer": self._trainer.state_dict()}
+        state = {**TrainerBase.state_dict(self), "_trainer": self._trainer.state_dict()}
+        if self._memories:
+            state["object_memories"] = [memory.get_state() for memory in self._memories]
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         state = state_dict.get("_trainer", {})
@@ -190,5 +231,14 @@ class SWNTrainer(DefaultTrainer):
                     "or with another SOLVER.AMP.ENABLED. Resume with that, or start a new run "
                     "from its MODEL.WEIGHTS."
                 )
+        memories = state_dict.get("object_memories", [])
+        if len(memories) != len(self._memories):
+            raise UserError(
+                f"the number of memories of objects is {len(memories)} in the checkpoint, but "
+                f"{len(self._memories)} in this run: it was written with another sample weighter. "
+                "Resume with that, or start a new run from its MODEL.WEIGHTS."
+            )
+        for memory, memory_state in zip(self._memories, memories, strict=True):
+            memory.set_state(memory_state)
         TrainerBase.load_state_dict(self, state_dict)
         self._trainer.load_state_dict(state)

@@ -9,11 +9,19 @@ from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
+from ..errors import UserError
 from ..weighting import SampleLosses, SampleStatistics
 from .box_losses import iou_of_predictions, unreduced_box_loss
 from .objects import match_objects, object_weights
 
 __all__ = ["gather_samples"]
+
+_NO_ANNOTATIONS = (
+    "the sample weighter has to know which annotation of the training set an object is, but the "
+    "annotations have no numbers. Train with swn_d2.SWNTrainer, which numbers them; a "
+    "build_train_loader of its subclass must load the dataset that it is given, with "
+    "swn_d2.data.NamingDatasetMapper."
+)
 
 
 def gather_samples(
@@ -89,7 +97,15 @@ def gather_samples(
             )
             return torch.full_like(gt_classes, -1).index_copy(0, foreground, of_positives)
 
+        def annotations() -> Tensor:
+            if not all(t.has("gt_annotation") for t in targets if len(t)):
+                raise UserError(_NO_ANNOTATIONS)
+            numbers = [t.gt_annotation for t in targets if len(t)]
+            # One more, which the -1 of negatives picks.
+            return torch.cat([*numbers, gt_classes.new_full((1,), -1)])[objects()]
+
         details["object"] = objects
+        details["annotation"] = annotations
         weights = object_weights(targets, class_weights)
         if weights is not None:
             given_weight = torch.ones_like(losses.cls)

@@ -7,6 +7,7 @@ turns the statistics into :class:`SampleWeights`; :meth:`SampleLosses.weighted` 
 import importlib
 import pkgutil
 
+from .memory import ObjectMemory
 from .network import SampleWeightingNetwork
 from .statistics import TASKS, SampleLosses, SampleStatistics, SampleWeights
 from .swn import SWN
@@ -21,6 +22,7 @@ __all__ = [
     "SAMPLE_WEIGHTER_REGISTRY",
     "SWN",
     "TASKS",
+    "ObjectMemory",
     "SampleLosses",
     "SampleStatistics",
     "SampleWeighter",

@@ -11,6 +11,7 @@ from detectron2.utils import comm
 
 from swn_d2.engine import build_joint_optimizer, launch
 from swn_d2.errors import UserError, user_errors_exit
+from swn_d2.weighting.memory import ObjectMemory
 from tests.tiny import (
     DETECTORS,
     READINGS,
@@ -50,12 +51,41 @@ def train_in_two_processes(folder):
         torch.save(parameters, f"{folder}/{detector} {reading} {comm.get_rank()}.pt")
 
 
+#: Batch after batch what each process has of it: the objects and the statistic of its samples.
+PARTS = [
+    [([3, 1, 3], [1.0, 5.0, 2.0]), ([3, 0], [6.0, 7.0])],
+    [([1], [4.0]), ([], [])],
+    [([], []), ([0, 3, 3, 2], [1.0, 9.0, 3.0, 8.0])],
+    [([], []), ([], [])],
+    [([2, 3], [2.0, 8.0]), ([3], [2.0])],
+]
+
+
+def remember_all(batches):
+    """What a memory knows after batches of (objects, statistics)."""
+    memory = ObjectMemory(1, num_objects=5, window=2)
+    for objects, statistics in batches:
+        memory.remember(torch.tensor(objects).long(), torch.tensor(statistics)[:, None])
+    return memory.get_state()
+
+
+def remember_in_two_processes(folder):
+    """Both save what they know in the end."""
+    state = remember_all([of_processes[comm.get_rank()] for of_processes in PARTS])
+    torch.save(state, f"{folder}/memory {comm.get_rank()}.pt")
+
+
+def work_in_two_processes(folder):
+    train_in_two_processes(folder)
+    remember_in_two_processes(folder)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The folder of what two processes have saved: one job for all pairs, since in each job both
+    """The folder of what two processes have saved: one job for everything, since in each job both
     processes import everything anew."""
     folder = tmp_path_factory.mktemp("trained")
-    launch(train_in_two_processes, 2, args=(str(folder),), device="cpu")
+    launch(work_in_two_processes, 2, args=(str(folder),), device="cpu")
     return folder
 
 
@@ -70,6 +100,16 @@ def test_two_processes_stay_in_step(trained, detector, reading):
     head = "head" if detector == "retinanet" else "box_predictor"
     for part in ("sample_weighter", head, "backbone"):
         assert any(part in n and not torch.equal(v, start[n]) for n, v in first.items()), part
+
+
+def test_two_processes_remember_the_same_as_one(trained):
+    first, second = (torch.load(trained / f"memory {rank}.pt") for rank in (0, 1))
+    alone = remember_all([(a + b, x + y) for (a, x), (b, y) in PARTS])
+    for name, value in alone.items():
+        assert torch.equal(first[name], value) and torch.equal(second[name], value)
+    # By hand, for the objects 0 and 4, which was never there.
+    assert first["seen"].tolist() == [2.0, 2.0, 2.0, 3.0, 0.0]
+    assert first["mean"][[0, 4]].tolist() == [[4.0], [0.0]]
 
 
 def fail_as_a_user_error():

@@ -11,13 +11,19 @@ from tests.tiny import NUM_CLASSES, batch, empty_batch, tiny_config, tiny_model,
 from tests.tiny import weighters as weighters_of
 
 
-def statistics_of(detector, inputs):
-    """The statistics that the last weighter of a model gets."""
+def every_statistics_of(detector, inputs):
+    """The statistics that the weighters of a model get."""
     model = tiny_model(tiny_config(detector=detector))
     seen = []
-    weighters_of(model)[-1].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    for weighter in weighters_of(model):
+        weighter.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     training_losses(model, inputs)
-    return seen[0]
+    return seen
+
+
+def statistics_of(detector, inputs):
+    """The statistics that the last weighter of a model gets."""
+    return every_statistics_of(detector, inputs)[-1]
 
 
 @pytest.mark.parametrize("detector", ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet"])
@@ -81,6 +87,45 @@ def test_a_batch_without_objects_has_its_details():
     for name in ("image", "gt_class", "object", "true_prob", "pred_score", "given_weight"):
         assert len(statistics.detail(name)) == len(statistics) > 0
     assert (statistics.detail("object") == -1).all()
+
+
+def numbered(inputs, numbers):
+    """The images, with the numbers of each one's annotations, or without where they are None."""
+    for x, of_image in zip(inputs, numbers, strict=True):
+        if of_image is not None:
+            x["instances"].gt_annotation = torch.tensor(of_image, dtype=torch.long)
+    return inputs
+
+
+@pytest.mark.parametrize("detector", ["faster_rcnn", "cascade_rcnn", "retinanet"])
+def test_annotations_are_known_by_their_numbers(detector):
+    # Of the images without objects the mapper numbers those that have crowd regions.
+    inputs = numbered([*empty_batch(), *batch()], [None, [], [11, 4], [0]])
+    of_class_in_image = {(2, 0): 11, (2, 1): 4, (3, 0): 0}
+    stages = every_statistics_of(detector, inputs)
+    assert len(stages) == (3 if detector == "cascade_rcnn" else 1)
+    for stage, statistics in enumerate(stages):
+        annotations = statistics.detail("annotation")
+        assert annotations.shape == (len(statistics),) and annotations.dtype == torch.int64
+        assert (annotations[~statistics.is_foreground] == -1).all()
+        positives = statistics.foreground
+        image, gt_class = (statistics.detail(name)[positives] for name in ("image", "gt_class"))
+        places = zip(image.tolist(), gt_class.tolist(), strict=True)
+        expected = [of_class_in_image[place] for place in places]
+        assert annotations[positives].tolist() == expected
+        assert stage > 0 or set(expected) == {0, 4, 11}
+
+
+def test_a_batch_without_objects_needs_no_numbers():
+    statistics = statistics_of("faster_rcnn", empty_batch())
+    assert (statistics.detail("annotation") == -1).all() and len(statistics) > 0
+
+
+@pytest.mark.parametrize("numbers", [[None, None], [[0, 1], None]], ids=["no", "one"])
+def test_images_without_numbers_are_one_clear_error(numbers):
+    statistics = statistics_of("faster_rcnn", numbered(batch(), numbers))
+    with pytest.raises(UserError, match="no numbers. Train with swn_d2.SWNTrainer.*DatasetMapper"):
+        statistics.detail("annotation")
 
 
 def test_what_a_detector_does_not_have_is_one_clear_error():
