@@ -139,7 +139,15 @@ class SWNFastRCNNOutputLayers(FastRCNNOutputLayers):
             of_classes = self._deltas_of(deltas.detach(), classes)
             return self.box2box_transform.apply_deltas(of_classes, boxes)
 
+        def label_loss() -> Tensor:
+            of_positives = F.cross_entropy(
+                scores[foreground, : self.num_classes], fg_classes, reduction="none"
+            )
+            return torch.zeros_like(cross_entropy).index_copy(0, foreground, of_positives)
+
         details = {
+            "cross_entropy": lambda: cross_entropy,
+            "label_loss": label_loss,
             "true_prob": lambda: torch.exp(-cross_entropy),
             "pred_boxes": likeliest_boxes,
             "pred_score": lambda: class_probs().amax(dim=1),

@@ -146,8 +146,15 @@ class SampleStatistics:
         - ``image``: (R,) long, the sample's image in the batch;
         - ``gt_class``: (R,) long, its class, the number of classes for negatives;
         - ``object``: (R,) long, its object among all objects of the batch, -1 for negatives;
+        - ``annotation``: (R,) long, the number of its object's annotation among all those of the
+          training set, -1 for negatives. Known only in the training of a
+          :class:`~swn_d2.SWNTrainer` whose weighter has an
+          :class:`~swn_d2.weighting.memory.ObjectMemory`;
         - ``true_prob``: (R,) with its graph, the probability of the true class, for negatives
           that of the background;
+        - ``cross_entropy``: (R,) with its graph, the classification loss of a softmax;
+        - ``label_loss``: (R,) with its graph, the part of it that asks which class an object has,
+          ``-log p(class | it is an object)``, 0 for negatives;
         - ``pred_boxes``: (R, 4) the predicted box, XYXY in pixels, of the true class, for
           negatives of the likeliest;
         - ``pred_score``: (R,) the largest probability of a class that is not background;
@@ -157,7 +164,8 @@ class SampleStatistics:
           coordinates, 0 for negatives.
 
         Raises:
-            UserError: the detector does not have it.
+            UserError: the detector does not have it, or, for ``annotation``, the annotations have
+                no numbers.
         """
         if name not in self.details:
             raise UserError(

@@ -1,0 +1,82 @@
+"""ObjectSWN in real detectors; tests/engine/test_object_memory.py has what the trainer does."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from swn_d2.errors import UserError
+from tests.tiny import (
+    batch,
+    batch_with_empty_image,
+    empty_batch,
+    tiny_config,
+    tiny_model,
+    training_losses,
+    weighters,
+)
+
+OPTS = ["MODEL.SAMPLE_WEIGHTER.NAME", "ObjectSWN"]
+
+
+def numbered(inputs):
+    """A batch whose objects have numbers from 0, as the trainer's loader gives them."""
+    count = 0
+    for image in inputs:
+        instances = image["instances"]
+        instances.gt_annotation = torch.arange(count, count + len(instances))
+        count += len(instances)
+    return inputs
+
+
+def model_with_memory(detector="faster_rcnn", num_objects=3):
+    model = tiny_model(tiny_config(*OPTS, detector=detector))
+    for weighter in weighters(model):
+        weighter.memory.allocate(num_objects)
+    return model
+
+
+@pytest.mark.parametrize("detector", ["faster_rcnn", "mask_rcnn", "cascade_rcnn"])
+def test_trains_with_finite_losses_and_remembers(detector):
+    model = model_with_memory(detector)
+    sgd = torch.optim.SGD(model.parameters(), lr=0.01)
+    for step, inputs in enumerate((batch(), empty_batch(), batch_with_empty_image(), batch())):
+        losses = training_losses(model, numbered(inputs), start_iter=step)
+        assert all(torch.isfinite(loss) for loss in losses.values()), losses
+        sgd.zero_grad()
+        sum(losses.values()).backward()
+        # What DistributedDataParallel needs, and a graph through the weights must not spoil.
+        assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.requires_grad)
+        sgd.step()
+    assert weighters(model)[0].memory.seen.tolist() == [3, 2, 2]
+
+
+@pytest.mark.parametrize("detector", ["faster_rcnn", "mask_rcnn", "cascade_rcnn"])
+def test_starts_with_the_plain_losses(detector):
+    plain = training_losses(tiny_model(tiny_config(detector=detector, stock=True)), batch())
+    ours = training_losses(model_with_memory(detector), numbered(batch()))
+    for name, loss in plain.items():
+        assert ours[name].item() == pytest.approx(loss.item(), rel=1e-5), name
+
+
+def test_the_class_part_of_the_cross_entropy():
+    model = model_with_memory()
+    seen = []
+    weighters(model)[0].register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    scores = []
+    model.roi_heads.box_predictor.register_forward_hook(lambda *args: scores.append(args[2][0]))
+    training_losses(model, numbered(batch()))
+    log_probs = F.log_softmax(scores[0], dim=1)
+    classes = seen[0].detail("gt_class")
+    is_object = 1 - log_probs[:, -1].exp()
+    for index in range(len(classes)):
+        expected = 0.0
+        if seen[0].is_foreground[index]:
+            of_class = log_probs[index, classes[index]].exp()
+            expected = -torch.log(of_class / is_object[index]).item()
+        assert seen[0].detail("label_loss")[index].item() == pytest.approx(expected, abs=1e-5)
+    assert seen[0].is_foreground.any() and not seen[0].is_foreground.all()
+
+
+def test_retinanet_refuses_it():
+    with pytest.raises(UserError, match="ObjectSWN"):
+        tiny_model(tiny_config(*OPTS, detector="retinanet"))
