@@ -2,15 +2,16 @@
 
 import contextlib
 import os
-import pickle
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 
 from ..errors import UserError
+from .pickled_arrays import read_pickled_arrays
 
 __all__ = [
     "SafeCheckpointer",
@@ -84,8 +85,16 @@ def is_sample_weighter_key(key: str) -> bool:
     return "sample_weighter." in key
 
 
-class SafeCheckpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer, with files that appear whole or not at all."""
+class _TorchFiles(Checkpointer):
+    """What Detectron2's checkpointer builds on. This one runs no code in a file on any torch."""
+
+    def _load_file(self, f: str) -> dict[str, Any]:
+        return read_checkpoint(f)
+
+
+class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
+    """Detectron2's checkpointer, with files that appear whole or not at all, and of which none can
+    run code when it is loaded."""
 
     # What load() demands of a checkpoint: given the model's keys that it does not fill.
     _is_enough: Callable[[list[str], nn.Module], bool] = staticmethod(lambda unfilled, model: True)
@@ -151,15 +160,28 @@ class SafeCheckpointer(DetectionCheckpointer):
             return self.load(path, checkpointables=checkpointables)
         except UserError:
             raise
-        # The many ways in which torch, pickle, zip files and state dicts report a bad file.
-        except (AssertionError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+        # The many ways in which Detectron2 and state dicts report a file of something else.
+        except (
+            *(AssertionError, AttributeError, LookupError, OSError),
+            *(RuntimeError, TypeError, ValueError),
+        ) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"cannot load the checkpoint {path}: {reason}") from error
-        except (EOFError, pickle.UnpicklingError) as error:
-            raise UserError(
-                f"{path} is damaged, or not a checkpoint that can be loaded safely "
-                f"({type(error).__name__})."
-            ) from error
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        """As Detectron2's, which would let the first two kinds of files run code."""
+        if filename.endswith(".pkl"):
+            data = read_pickled_arrays(filename)
+            if "model" in data and "__author__" in data:  # of Detectron2's model zoo
+                return data
+            blobs = data.get("blobs", data)  # which a classifier of Caffe2 does not have
+            weights = {key: blob for key, blob in blobs.items() if not key.endswith("_momentum")}
+            return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
+        if filename.endswith(".pyth"):  # of pycls
+            state = read_checkpoint(filename)["model_state"]
+            weights = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+            return {"model": weights, "__author__": "pycls", "matching_heuristics": True}
+        return super()._load_file(filename)
 
     def _load_model(self, checkpoint):
         incompatible = super()._load_model(checkpoint)

@@ -14,6 +14,7 @@ from ..modeling.inference import Suppression
 from ..modeling.objects import class_weights_tensor
 from ..modeling.timm_backbone import check_timm_config
 from ..weighting import build_sample_weighter
+from .pickled_arrays import read_pickled_arrays
 
 __all__ = ["check_run", "choose_device"]
 
@@ -157,3 +158,7 @@ def _check_files(cfg, eval_only: bool, resume: bool):
         raise UserError("there is nothing to evaluate: give MODEL.WEIGHTS and a checkpoint.")
     if weights and "://" not in weights and not os.path.isfile(weights):
         raise UserError(f"there is no file {weights} (MODEL.WEIGHTS).")
+    if cfg.MODEL.LOAD_PROPOSALS:
+        training = () if eval_only else cfg.DATASETS.PROPOSAL_FILES_TRAIN
+        for file in (*training, *cfg.DATASETS.PROPOSAL_FILES_TEST):
+            read_pickled_arrays(file)  # Detectron2 would run the code in it

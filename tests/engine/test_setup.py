@@ -1,11 +1,15 @@
 """Settings that do not go together, found before a run costs any time."""
 
+import os
+import pickle
 import re
 
+import numpy as np
 import pytest
 
 from swn_d2.engine import check_run
 from swn_d2.errors import UserError
+from tests.pickles import Call
 from tests.tiny import DETECTORS, tiny_config
 
 
@@ -111,3 +115,25 @@ def test_a_backbone_of_timm(tmp_path, detector, opts, message):
     )
     with pytest.raises(UserError, match=message):
         check_run(cfg, eval_only=False, resume=False)
+
+
+@pytest.mark.parametrize("eval_only", [False, True])
+def test_proposals_run_no_code(tmp_path, eval_only):
+    """Detectron2 reads them by itself, when the data is loaded."""
+    file, made = tmp_path / "proposals.pkl", tmp_path / "made"
+    cfg = tiny_config(
+        *("DATASETS.TRAIN", ("missing",), "DATASETS.TEST", ("missing",)),
+        *("MODEL.LOAD_PROPOSALS", True, "OUTPUT_DIR", str(tmp_path / "run")),
+        *("DATASETS.PROPOSAL_FILES_TEST" if eval_only else "DATASETS.PROPOSAL_FILES_TRAIN",),
+        (str(file),),
+    )
+    cfg.MODEL.WEIGHTS = __file__
+    boxes = [np.zeros((2, 4), np.float32)]
+    for ids, message in (
+        ([Call(os.mkdir, str(made))], "proposals.pkl asks for 'posix.mkdir'"),
+        ([1], "no data set named missing"),
+    ):
+        file.write_bytes(pickle.dumps({"ids": ids, "boxes": boxes, "bbox_mode": 0}))
+        with pytest.raises(UserError, match=message):
+            check_run(cfg, eval_only=eval_only, resume=False)
+    assert not made.exists()
