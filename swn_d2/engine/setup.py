@@ -3,6 +3,7 @@
 import difflib
 import logging
 import os
+from pathlib import Path
 
 import torch
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_HEADS_REGISTRY
@@ -15,8 +16,13 @@ from ..modeling.objects import class_weights_tensor
 from ..modeling.timm_backbone import check_timm_config
 from ..weighting import build_sample_weighter
 from .pickled_arrays import read_pickled_arrays
+from .recorder import SNAPSHOTS
+from .recording import RECORDING
 
-__all__ = ["check_run", "choose_device"]
+__all__ = ["check_run", "choose_device", "trace_of_training"]
+
+# What a training would write over, or go on with.
+_TRACES = ("last_checkpoint", "model_*.pth", "metrics.json", RECORDING, f"{SNAPSHOTS}/*.pth")
 
 
 def choose_device(cfg) -> None:
@@ -141,18 +147,23 @@ def _check_class_weights(cfg):
     class_weights_tensor(weights, detector.NUM_CLASSES)
 
 
+def trace_of_training(folder: str | Path) -> str | None:
+    """A file in ``folder`` that shows that a training has been there, None if there is none."""
+    for pattern in _TRACES:
+        for file in sorted(Path(folder).glob(pattern)):
+            # A training that fails as it starts leaves an empty metrics.json.
+            if file.is_file() and file.stat().st_size:
+                return str(file.relative_to(folder))
+    return None
+
+
 def _check_files(cfg, eval_only: bool, resume: bool):
     try:
         os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make OUTPUT_DIR {cfg.OUTPUT_DIR}: {error.strerror}.") from error
-    if not eval_only and not resume:
-        for trace in ("last_checkpoint", "metrics.json"):
-            if os.path.exists(os.path.join(cfg.OUTPUT_DIR, trace)):
-                raise UserError(
-                    f"{cfg.OUTPUT_DIR} already holds a run ({trace}). Continue it with --resume, "
-                    "or give this one another OUTPUT_DIR."
-                )
+    if not eval_only:
+        _check_output(cfg.OUTPUT_DIR, resume)
     weights = cfg.MODEL.WEIGHTS
     if eval_only and not weights:
         raise UserError("there is nothing to evaluate: give MODEL.WEIGHTS and a checkpoint.")
@@ -162,3 +173,18 @@ def _check_files(cfg, eval_only: bool, resume: bool):
         training = () if eval_only else cfg.DATASETS.PROPOSAL_FILES_TRAIN
         for file in (*training, *cfg.DATASETS.PROPOSAL_FILES_TEST):
             read_pickled_arrays(file)  # Detectron2 would run the code in it
+
+
+def _check_output(folder: str, resume: bool):
+    trace = trace_of_training(folder)
+    if trace and not resume:
+        raise UserError(
+            f"{folder} already holds a run ({trace}). Continue it with --resume, or give this one "
+            "another OUTPUT_DIR."
+        )
+    if trace and trace.startswith("model_"):
+        raise UserError(
+            f"{folder} holds {trace}, but its last_checkpoint is missing or empty, so --resume "
+            "would start anew and write over it. Write into that file the name of the checkpoint "
+            "to go on from, or give another OUTPUT_DIR."
+        )

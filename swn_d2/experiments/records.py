@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import load_config
+from ..engine.setup import trace_of_training
 from ..errors import UserError
 from ..files import write_text
 from .matrix import Run, flat_config
@@ -169,7 +170,7 @@ def check_unchanged(run: Run) -> None:
     remedy = f"Delete or move {run.folder}, or give the matrix another output."
     start = _read_json(run.folder / START)
     if start is None:
-        if has_checkpoint(run) or (run.folder / "metrics.json").exists():
+        if trace_of_training(run.folder):
             raise UserError(f"{run.folder} holds a run of something else. {remedy}")
         return
     for key, value in run.settings.items():

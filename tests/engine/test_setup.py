@@ -117,6 +117,58 @@ def test_a_backbone_of_timm(tmp_path, detector, opts, message):
         check_run(cfg, eval_only=False, resume=False)
 
 
+def check_output(folder, **kwargs):
+    """What is said of a run in ``folder``, of which nothing but its data is wrong."""
+    cfg = tiny_config("DATASETS.TRAIN", ("missing",), "OUTPUT_DIR", str(folder))
+    with pytest.raises(UserError) as error:
+        check_run(cfg, eval_only=False, **kwargs)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    "trace, refusal",
+    [
+        ("last_checkpoint", None),
+        ("model_final.pth", "last_checkpoint is missing or empty"),
+        ("model_0000123.pth", "last_checkpoint is missing or empty"),
+        ("metrics.json", None),
+        ("samples.jsonl", None),
+        (os.path.join("weighter", "0000099.pth"), None),
+    ],
+)
+def test_a_training_is_not_overwritten(tmp_path, trace, refusal):
+    """Whatever is left of it; to resume it, too, would begin anew where no checkpoint is noted."""
+    file = tmp_path / trace
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("content")
+    anew = check_output(tmp_path, resume=False)
+    assert f"{tmp_path} already holds a run ({trace})" in anew
+    resumed = check_output(tmp_path, resume=True)
+    if refusal:
+        assert f"{tmp_path} holds {trace}, but its {refusal}" in resumed
+        (tmp_path / "last_checkpoint").write_text(trace)
+        resumed = check_output(tmp_path, resume=True)
+    assert "no data set named missing" in resumed
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("metrics.json", ""),  # as of a training that failed before its first iteration
+        ("config.yaml", "VERSION: 2"),
+        ("log.txt", "a line"),
+        ("R-50.pth", "weights"),
+        (os.path.join("inference", "coco_instances_results.json"), "[]"),
+    ],
+)
+def test_a_folder_without_a_training(tmp_path, name, content):
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(content)
+    for resume in (False, True):
+        assert "no data set named missing" in check_output(tmp_path, resume=resume)
+
+
 @pytest.mark.parametrize("eval_only", [False, True])
 def test_proposals_run_no_code(tmp_path, eval_only):
     """Detectron2 reads them by itself, when the data is loaded."""
