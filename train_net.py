@@ -6,14 +6,20 @@ from swn_d2.errors import require_detectron2, user_errors_exit
 with user_errors_exit():
     require_detectron2()
 
-from detectron2.engine import default_argument_parser, default_setup
+from detectron2.engine import default_argument_parser
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 
 from swn_d2 import SWNTrainer, load_config
 from swn_d2.data import add_register_coco_argument, register_from_args
-from swn_d2.engine import SafeCheckpointer, check_run, choose_device, launch
+from swn_d2.engine import (
+    SafeCheckpointer,
+    check_run,
+    choose_device,
+    launch,
+    start_run,
+    write_config,
+)
 
 
 def setup(args):
@@ -28,17 +34,18 @@ def main(args):
     with user_errors_exit():
         register_from_args(args)
         cfg = setup(args)
-        default_setup(cfg, args)
-        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="swn_d2")
+        start_run(cfg, args)
         if args.eval_only:
             model = SWNTrainer.build_model(cfg)
             SafeCheckpointer(model, save_dir=cfg.OUTPUT_DIR).load_whole(cfg.MODEL.WEIGHTS)
+            write_config(cfg, eval_only=True)
             results = SWNTrainer.test(cfg, model)
             if comm.is_main_process():
                 verify_results(cfg, results)
             return results
         trainer = SWNTrainer(cfg)
         trainer.resume_or_load(resume=args.resume)
+        write_config(cfg, eval_only=False)
         return trainer.train()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import re
 import runpy
 import shlex
@@ -17,6 +18,7 @@ import yaml
 
 from swn_d2.data import make_digit_scenes
 from tests import processes
+from tests.pickles import Call
 from tests.tiny import DETECTORS, tiny_config
 
 TRAIN_NET = Path(__file__).parents[1] / "train_net.py"
@@ -106,7 +108,10 @@ def test_evaluation_alone_gives_what_the_training_gave(detector, data, tmp_path)
         for run in ("run", "evaluated")
     )
     assert first and second == first
-    saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    saved, of_evaluation = (
+        yaml.safe_load((tmp_path / run / "config.yaml").read_text()) for run in ("run", "evaluated")
+    )
+    assert of_evaluation["OUTPUT_DIR"] == str(tmp_path / "evaluated")
     assert "SWN" in saved["MODEL"]["ROI_HEADS"]["NAME"] + saved["MODEL"]["META_ARCHITECTURE"]
 
 
@@ -141,6 +146,31 @@ def test_killed_in_the_middle_and_resumed(config_file, data, tmp_path):
     assert again.returncode == 1
     assert again.stderr.splitlines()[-1].startswith(f"error: {output} already holds a run")
     assert "Traceback" not in again.stderr
+
+
+def test_the_config_is_that_of_the_training(config_file, data, tmp_path):
+    """It is replaced only where the training goes on."""
+    output, made = tmp_path / "run", tmp_path / "made"
+    succeed(config_file, data, "SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "(1,)")
+    before = (output / "config.yaml").read_bytes()
+    code = tmp_path / "code.pkl"
+    code.write_bytes(pickle.dumps({"model": Call(os.mkdir, str(made)), "__author__": "me"}))
+    final = ["--eval-only", "MODEL.WEIGHTS", str(output / "model_final.pth")]
+    wider = ["MODEL.RESNETS.WIDTH_PER_GROUP", "8"]
+    for arguments, message in (
+        (["--resume", *wider], "does not fit this model"),
+        ([*final, *wider], "does not fit this model"),
+        (["--eval-only", "MODEL.WEIGHTS", str(code)], "code.pkl asks for 'posix.mkdir'"),
+    ):
+        result = run(config_file, data, *arguments)
+        assert result.returncode == 1
+        assert re.search(f"^error: .*{message}", result.stderr.splitlines()[-1])
+        assert (output / "config.yaml").read_bytes() == before
+    assert not made.exists()
+    succeed(config_file, data, *final, "MODEL.ROI_HEADS.NMS_THRESH_TEST", "0.6")
+    assert (output / "config.yaml").read_bytes() == before
+    succeed(config_file, data, "--resume")
+    assert yaml.safe_load((output / "config.yaml").read_text())["SOLVER"]["MAX_ITER"] == 4
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@ import torch
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, pairwise_iou
 
+from ..config import load_config
+from ..engine.start import EVALUATION_CONFIG
 from ..errors import UserError
 from ..evaluation.pictures import Objects, read_dataset, read_detections, read_pixels
 from .run_folder import RunFolder
@@ -140,12 +142,14 @@ def _evaluated_on(runs: Sequence[RunFolder]) -> str:
         raise UserError("there is no run to draw; give the folder of at least one.")
     names = []
     for run in runs:
-        if run.cfg is None or not run.cfg.DATASETS.TEST:
+        file = run.path / EVALUATION_CONFIG
+        cfg = load_config(str(file)) if file.is_file() else run.cfg
+        if cfg is None or not cfg.DATASETS.TEST:
             raise UserError(
                 f"{run.path} does not say what it was evaluated on: it needs a config.yaml with "
                 "DATASETS.TEST."
             )
-        names.append(run.cfg.DATASETS.TEST[-1])
+        names.append(cfg.DATASETS.TEST[-1])
         if names[-1] != names[0]:
             raise UserError(
                 f"{runs[0].name} was evaluated on {names[0]} and {run.name} on {names[-1]}; to be "

@@ -15,6 +15,7 @@ from .optimizer import (
     sample_weighter_parameters,
 )
 from .setup import check_run, choose_device
+from .start import start_run, write_config
 from .trainer import SWNTrainer
 
 __all__ = [
@@ -29,6 +30,8 @@ __all__ = [
     "launch",
     "read_checkpoint",
     "sample_weighter_parameters",
+    "start_run",
     "write_checkpoint",
+    "write_config",
     "write_new_checkpoint",
 ]

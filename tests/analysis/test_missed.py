@@ -10,6 +10,7 @@ from pycocotools.cocoeval import COCOeval
 from swn_d2.analysis.missed import draw_missed, find_objects, most
 from swn_d2.analysis.run_folder import RunFolder
 from swn_d2.data import make_digit_scenes, register_coco
+from swn_d2.engine import write_config
 from swn_d2.errors import UserError
 from swn_d2.evaluation.pictures import Objects
 from tests.tiny import tiny_config
@@ -193,6 +194,14 @@ def test_the_threshold_is_that_of_scores(scenes, make_run):
     assert high.axes[0].get_ylabel().startswith("run\nmissed ") and not any(
         "%" in t.get_text() for t in high.axes[0].texts
     )
+
+
+def test_an_evaluation_of_other_data_than_the_trainings(make_run):
+    run = make_run("run", datasets=("unknown",))
+    cfg = tiny_config("DATASETS.TEST", ("missed_digits",), "OUTPUT_DIR", str(run.path))
+    (run.path / "metrics.json").write_text("{}")
+    write_config(cfg, eval_only=True)
+    draw_missed([run])
 
 
 def test_what_cannot_be_drawn_is_one_sentence(make_run, tmp_path, clean_catalog):
