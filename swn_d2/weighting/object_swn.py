@@ -1,12 +1,11 @@
 """SWN with a memory: an object is weighted by what the training has seen of it so far."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .checks import check, check_choice
+from .checks import check
 from .memory import ObjectMemory
 from .network import SampleWeightingNetwork
 from .statistics import SampleStatistics, SampleWeights
