@@ -25,7 +25,7 @@ def write_text(file: Path, text: str) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink()
-        raise UserError(f"cannot write {file}: {error.strerror}.") from error
+        raise UserError(f"cannot write {file}: {error.strerror or error}.") from error
 
 
 def check_outputs(source: Path, outputs: Sequence[Path]) -> None:

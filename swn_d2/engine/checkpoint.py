@@ -31,7 +31,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}.") from error
+        raise UserError(f"cannot read {path}: {error.strerror or error}.") from error
     except Exception as error:  # a file of another kind can raise nearly everything
         raise UserError(
             f"{path} is not a PyTorch checkpoint, is damaged, or holds more than tensors and plain "
@@ -65,7 +65,7 @@ def write_new_checkpoint(data: dict[str, Any], path: str) -> None:
     try:
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}.") from error
+        raise UserError(f"cannot write {path}: {error.strerror or error}.") from error
     write_checkpoint(data, path)
 
 

@@ -98,7 +98,8 @@ class SWNTrainer(DefaultTrainer):
         memories.
 
         Raises:
-            UserError: a subclass has a ``build_train_loader`` that takes no ``dataset``.
+            UserError: a subclass has a ``build_train_loader`` that takes no ``dataset``, or precise
+                batch normalisation is on.
         """
         try:
             inspect.signature(self.build_train_loader).bind(cfg, dataset=None)
@@ -109,6 +110,12 @@ class SWNTrainer(DefaultTrainer):
                 "no dataset whose annotations are numbered; add the argument dataset=None, and "
                 "load that with a NamingDatasetMapper where it is given."
             ) from None
+        if cfg.TEST.PRECISE_BN.ENABLED:
+            raise UserError(
+                f"MODEL.SAMPLE_WEIGHTER.NAME {cfg.MODEL.SAMPLE_WEIGHTER.NAME} remembers what the "
+                "detector is trained on, and TEST.PRECISE_BN.ENABLED runs batches through it that "
+                "it is not; set that to False."
+            )
         dataset = load_training_set(cfg)
         num_annotations = number_annotations(dataset)
         for memory in self._memories:

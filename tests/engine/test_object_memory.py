@@ -185,6 +185,12 @@ class PlainMapper(SWNTrainer):
         return build_detection_train_loader(cfg, mapper=mapper, dataset=dataset)
 
 
+def test_precise_batch_normalisation_is_refused(config):
+    with pytest.raises(UserError, match="TEST.PRECISE_BN.ENABLED .* set that to False"):
+        SWNTrainer(config("TEST.PRECISE_BN.ENABLED", True))
+    SWNTrainer(config("TEST.PRECISE_BN.ENABLED", True, *WITHOUT))
+
+
 def test_a_train_loader_of_ones_own(config):
     assert not memories_of(Detectron2sSignature(config(*WITHOUT)))
     with pytest.raises(UserError) as error:
