@@ -62,7 +62,9 @@ class ObjectMemory(nn.Module):
             objects: (F,) long, the number of each sample's object, at least 0.
             statistics: (F, S), finite.
         """
-        objects, statistics = _of_all_processes(objects, statistics.float())
+        statistics = statistics.float()
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            objects, statistics = _of_all_processes(objects, statistics)
         ones = statistics.new_ones(len(objects))
         count = torch.zeros_like(self.seen).index_add_(0, objects, ones)
         total = torch.zeros_like(self.mean).index_add_(0, objects, statistics)
@@ -95,8 +97,6 @@ class ObjectMemory(nn.Module):
 
 def _of_all_processes(objects: Tensor, statistics: Tensor) -> tuple[Tensor, Tensor]:
     """The samples of all processes after one another, in the same order in each of them."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return objects, statistics
     own = torch.tensor([len(objects)], device=objects.device)
     sizes = [torch.zeros_like(own) for _ in range(dist.get_world_size())]
     dist.all_gather(sizes, own)

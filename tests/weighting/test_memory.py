@@ -4,9 +4,10 @@ import copy
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from swn_d2.errors import UserError
-from swn_d2.weighting.memory import ObjectMemory
+from swn_d2.weighting.memory import ObjectMemory, _of_all_processes
 
 
 def remember(memory, objects, statistics):
@@ -137,3 +138,13 @@ def test_a_state_of_something_else(shape, now):
         "training set or the sample weighter has changed. Resume with those that it was written "
         "with, or start a new run from its MODEL.WEIGHTS."
     )
+
+
+def test_all_the_processes_there_are_can_be_one():
+    objects, statistics = torch.tensor([3, 1]), torch.rand(2, 4)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        gathered = _of_all_processes(objects, statistics)
+    finally:
+        dist.destroy_process_group()
+    assert torch.equal(gathered[0], objects) and torch.equal(gathered[1], statistics)
