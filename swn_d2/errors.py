@@ -8,6 +8,7 @@ __all__ = [
     "has_detectron2",
     "require_detectron2",
     "require_matplotlib",
+    "require_scikit_learn",
     "user_errors_exit",
 ]
 
@@ -45,4 +46,13 @@ def require_matplotlib() -> None:
         raise UserError(
             "figures need Matplotlib, which is not installed. Install it with: "
             "pip install matplotlib"
+        )
+
+
+def require_scikit_learn() -> None:
+    """Raise a :class:`UserError` with the command that installs scikit-learn if it is missing."""
+    if importlib.util.find_spec("sklearn") is None:
+        raise UserError(
+            "an audit needs scikit-learn, which is not installed. Install it with: "
+            "pip install scikit-learn"
         )

@@ -11,6 +11,7 @@ from detectron2.engine import HookBase
 from PIL import Image
 from torch import Tensor, nn
 
+from ..evaluation.pictures import cut_out
 from ..weighting import TASKS, SampleStatistics, SampleWeighter, SampleWeights
 from .recording import REASONS, RECORDING, Crop, Record, append_records
 
@@ -140,10 +141,11 @@ class SampleRecorder(HookBase):
         for reason in REASONS:
             for i in _first_of_each(objects, orders[reason]):
                 source = self._batch[images[i]]
-                jpeg, box, gt_box = _cut_out(
+                jpeg, box, gt_box = cut_out(
                     convert_image_to_rgb(source["image"].permute(1, 2, 0), self._image_format),
                     boxes[i],
                     gt_boxes[objects[i]],
+                    size=_CROP_SIZE,
                 )
                 stats = {name: float(of_all[name][i]) for name in of_all if name != "gt_class"}
                 crops.append(
@@ -262,29 +264,6 @@ def _first_of_each(objects: np.ndarray, order: np.ndarray) -> list[int]:
         if len(chosen) == _CROPS_PER_REASON:
             break
     return list(chosen.values())
-
-
-def _cut_out(image: np.ndarray, box: np.ndarray, gt_box: np.ndarray):
-    """A JPEG of what surrounds two boxes, and the boxes in its pixels.
-
-    Args:
-        image: (H, W, 3) uint8, RGB.
-        box, gt_box: (4,) XYXY in pixels of the image.
-    """
-    height, width = image.shape[:2]
-    limits = np.array([width, height, width, height])
-    box = np.clip(np.nan_to_num(box), 0, limits)
-    both = np.concatenate([np.minimum(box, gt_box)[:2], np.maximum(box, gt_box)[2:]])
-    margin = 0.15 * max(both[2] - both[0], both[3] - both[1]) + 2
-    x1, y1 = np.floor(np.clip(both[:2] - margin, 0, None)).astype(int)
-    x2, y2 = np.ceil(np.minimum(both[2:] + margin, limits[2:])).astype(int)
-    picture = Image.fromarray(np.ascontiguousarray(image[y1:y2, x1:x2].astype(np.uint8)))
-    scale = _CROP_SIZE / max(picture.size)
-    picture = picture.resize([max(round(side * scale), 1) for side in picture.size])
-    stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=85)
-    corner = np.array([x1, y1, x1, y1])
-    return stream.getvalue(), tuple((box - corner) * scale), tuple((gt_box - corner) * scale)
 
 
 def _side_by_side(jpegs: Sequence[bytes]) -> np.ndarray:

@@ -180,6 +180,24 @@ class SWNFastRCNNOutputLayers(FastRCNNOutputLayers):
             box_loss_weight=self.loss_weight.get("loss_box_reg", 1.0),
         )
 
+    def rate(
+        self, predictions: tuple[Tensor, Tensor], boxes: Tensor, classes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What is predicted for boxes that hold an object.
+
+        Args:
+            predictions: what :meth:`forward` returns for them.
+            boxes: (R, 4) XYXY in pixels.
+            classes: (R,) the class of each one's object.
+
+        Returns:
+            (R, K) logarithms of the probabilities among the classes of objects, and (R, 4) where
+            the object of that class is, XYXY in pixels.
+        """
+        scores, deltas = (prediction.float() for prediction in predictions)
+        refined = self.box2box_transform.apply_deltas(self._deltas_of(deltas, classes), boxes)
+        return F.log_softmax(scores[:, : self.num_classes], dim=1), refined
+
     def inference(
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
     ) -> tuple[list[Instances], list[Tensor]]:

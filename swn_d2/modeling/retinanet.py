@@ -6,10 +6,12 @@ from collections.abc import Sequence
 import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, RetinaNet
-from detectron2.structures import Boxes, Instances
+from detectron2.modeling.meta_arch.retinanet import permute_to_N_HWA_K
+from detectron2.structures import Boxes, Instances, pairwise_iou
 from detectron2.utils.events import get_event_storage
 from fvcore.nn import sigmoid_focal_loss_jit
 from torch import Tensor
+from torch.nn.functional import log_softmax, logsigmoid
 
 from ..errors import UserError
 from ..weighting import SWN, SampleLosses, SampleStatistics, SampleWeighter
@@ -184,6 +186,40 @@ class SWNRetinaNet(RetinaNet):
                 "pred_score": lambda: logits.detach().sigmoid().amax(dim=1),
             },
         )
+
+    def rate_boxes(
+        self, features: dict[str, Tensor], boxes: list[Boxes], classes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What the head predicts for boxes that hold an object: the mean over the anchors that
+        training would match with each.
+
+        Args:
+            features: of the images.
+            boxes: of each image, R in all, XYXY in pixels.
+            classes: (R,) the class of each one's object; not looked at, since a RetinaNet predicts
+                a single box for each anchor.
+
+        Returns:
+            (R, K) logarithms of the probabilities among the classes of objects, and (R, 4) where
+            the object is, XYXY in pixels.
+        """
+        pyramid = [features[name] for name in self.head_in_features]
+        anchors = Boxes.cat(self.anchor_generator(pyramid))
+        logits, deltas = (
+            torch.cat([permute_to_N_HWA_K(level, k) for level in levels], dim=1).float()
+            for levels, k in zip(self.head(pyramid), (self.num_classes, 4), strict=True)
+        )
+        log_probs, refined = [], []
+        for image, of_image in enumerate(boxes):
+            iou = pairwise_iou(of_image, anchors)
+            best = iou.amax(dim=1, keepdim=True)
+            # Of a box that no anchor fits well the best ones are trained, too.
+            weights = (iou >= best.clamp(max=self.anchor_matcher.thresholds[-2])).float()
+            weights = weights / weights.sum(dim=1, keepdim=True)
+            log_probs.append(weights @ logsigmoid(logits[image]))
+            predicted = self.box2box_transform.apply_deltas(deltas[image], anchors.tensor)
+            refined.append(weights @ predicted)
+        return log_softmax(torch.cat(log_probs), dim=1), torch.cat(refined)
 
     def inference_single_image(self, *args, **kwargs) -> Instances:
         """As RetinaNet's, and its own where nothing else is asked for."""

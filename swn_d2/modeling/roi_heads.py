@@ -170,6 +170,22 @@ class SWNROIHeads(_Samples, StandardROIHeads):
             result.update(self.iou_head.losses(pool, targets))
         return result
 
+    def rate_boxes(
+        self, features: dict[str, Tensor], boxes: list[Boxes], classes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What the heads predict for boxes that hold an object, see
+        :meth:`SWNFastRCNNOutputLayers.rate`.
+
+        Args:
+            features: of the images.
+            boxes: of each image, R in all.
+            classes: (R,) the class of each one's object.
+        """
+        pooled = self.box_pooler([features[name] for name in self.box_in_features], boxes)
+        return self.box_predictor.rate(
+            self.box_predictor(self.box_head(pooled)), Boxes.cat(boxes).tensor, classes
+        )
+
     @property
     def _is_iou_guided(self) -> bool:
         return self.box_predictor.suppression.method == "iou_guided"
@@ -253,6 +269,22 @@ class SWNCascadeROIHeads(_Samples, CascadeROIHeads):
                 proposals = self._create_proposals_from_boxes(boxes, image_sizes)
                 proposals = self._match_and_label_boxes(proposals, stage + 1, targets)
         return result
+
+    def rate_boxes(
+        self, features: dict[str, Tensor], boxes: list[Boxes], classes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """As :meth:`SWNROIHeads.rate_boxes`, with the mean over the stages of the logarithms, and
+        the last stage's boxes."""
+        pyramid = [features[name] for name in self.box_in_features]
+        sizes = [len(of_image) for of_image in boxes]
+        log_probs = []
+        for stage, predictor in enumerate(self.box_predictor):
+            pooled = self.box_pooler(pyramid, boxes)
+            predictions = predictor(self.box_head[stage](pooled))
+            of_stage, refined = predictor.rate(predictions, Boxes.cat(boxes).tensor, classes)
+            log_probs.append(of_stage)
+            boxes = [Boxes(of_image) for of_image in refined.split(sizes)]
+        return torch.stack(log_probs).mean(dim=0), refined
 
     def _detect(self, features: dict[str, Tensor], proposals: list[Instances]) -> list[Instances]:
         """Detections with the last stage's boxes and the mean of all stages' probabilities."""

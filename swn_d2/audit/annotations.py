@@ -1,0 +1,113 @@
+"""The annotations that are examined, as arrays."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from ..data.checks.coco import read_coco
+from ..errors import UserError
+
+__all__ = ["Annotations"]
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """A COCO-format data set. Everything (N, ...) is of the annotations that are no crowd regions,
+    in the order of the file.
+
+    Attributes:
+        file: the annotation file.
+        image_root: the folder with the pictures.
+        content: what is in the file.
+    """
+
+    file: Path
+    image_root: Path
+    content: dict
+
+    @classmethod
+    def of_dataset(cls, name: str) -> "Annotations":
+        """Read the file of a data set that is registered in COCO's format.
+
+        Raises:
+            UserError: there is no such data set, it has no annotation file in COCO's format, or
+                that can't be trained on.
+        """
+        if name not in DatasetCatalog:
+            raise UserError(
+                f"there is no data set named {name} here; name your own data with "
+                "--register-coco NAME ANNOTATIONS.json IMAGE_DIR."
+            )
+        metadata = MetadataCatalog.get(name)
+        if not metadata.get("json_file"):
+            raise UserError(
+                f"the data set {name} has no annotation file in COCO's format, in which every "
+                "annotation has an id; write it in that format, and name it with --register-coco."
+            )
+        content = read_coco(metadata.json_file)
+        return cls(Path(metadata.json_file), Path(metadata.image_root), content)
+
+    @cached_property
+    def category_ids(self) -> list:
+        """(K,) the id of the category of each class."""
+        return sorted(category["id"] for category in self.content["categories"])
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        """(K,) the name of each class."""
+        names = {category["id"]: str(category["name"]) for category in self.content["categories"]}
+        return [names[id_] for id_ in self.category_ids]
+
+    @cached_property
+    def images(self) -> list[dict]:
+        """The pictures, those without an annotation too."""
+        return self.content["images"]
+
+    @cached_property
+    def objects(self) -> list[dict]:
+        """(N,) the annotations."""
+        return [a for a in self.content["annotations"] if not a.get("iscrowd", 0)]
+
+    @cached_property
+    def ids(self) -> list:
+        """(N,) the ids of the annotations in the file."""
+        return [a["id"] for a in self.objects]
+
+    @cached_property
+    def image(self) -> np.ndarray:
+        """(N,) the index of each one's picture among :attr:`images`."""
+        index = {image["id"]: i for i, image in enumerate(self.images)}
+        return np.array([index[a["image_id"]] for a in self.objects], dtype=np.int64)
+
+    @cached_property
+    def classes(self) -> np.ndarray:
+        """(N,) the class of each."""
+        index = {id_: k for k, id_ in enumerate(self.category_ids)}
+        return np.array([index[a["category_id"]] for a in self.objects], dtype=np.int64)
+
+    @cached_property
+    def boxes(self) -> np.ndarray:
+        """(N, 4) float32, XYXY in pixels."""
+        return to_xyxy([a["bbox"] for a in self.objects])
+
+    def crowd_boxes(self) -> dict[int, np.ndarray]:
+        """Index of a picture -> (n, 4) its crowd regions, XYXY in pixels; only where there are."""
+        index = {image["id"]: i for i, image in enumerate(self.images)}
+        boxes: dict[int, list] = {}
+        for annotation in self.content["annotations"]:
+            if annotation.get("iscrowd", 0):
+                boxes.setdefault(index[annotation["image_id"]], []).append(annotation["bbox"])
+        return {i: to_xyxy(of_image) for i, of_image in boxes.items()}
+
+    def picture_file(self, index: int) -> Path:
+        """The file of the picture with this index."""
+        return self.image_root / self.images[index]["file_name"]
+
+
+def to_xyxy(boxes: list[list[float]]) -> np.ndarray:
+    """(n, 4) float32 XYXY of boxes in COCO's x, y, width, height."""
+    corner_and_size = np.array(boxes, dtype=np.float32).reshape(-1, 4)
+    return np.hstack([corner_and_size[:, :2], corner_and_size[:, :2] + corner_and_size[:, 2:]])

@@ -1,0 +1,139 @@
+"""Objects without an annotation, and objects with two."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .annotations import Annotations
+from .evidence import Evidence
+from .misplaced_boxes import pairwise_ious
+
+__all__ = ["MissingObjects", "find_duplicates", "find_missing_objects"]
+
+_TAKEN = 0.4  # IoU with an annotation from which a detection is of its object
+_FOUND = 0.5  # IoU with an annotation of its class from which a detection is right
+_SAME = 0.5  # IoU from which two detections are of one object
+_IN_CROWD = 0.5  # share of a detection's area in a crowd region
+_DUPLICATE = 0.7  # IoU from which two annotations of a class may be of one object
+_TAILS = (0.5, 0.3, 0.2, 0.1)  # of the right detections, those with the largest scores
+_FEWEST = 20  # right detections, to learn how one looks
+
+
+@dataclass(frozen=True)
+class MissingObjects:
+    """M places where there is no annotation, though there may be an object.
+
+    Attributes:
+        image: (M,) index of the picture.
+        boxes: (M, 4) float32, XYXY in pixels.
+        classes: (M,) the likeliest class of each.
+        suspicion: (M,) probability that an annotation is missing.
+    """
+
+    image: np.ndarray
+    boxes: np.ndarray
+    classes: np.ndarray
+    suspicion: np.ndarray
+
+
+def find_missing_objects(evidence: Evidence, annotations: Annotations) -> MissingObjects:
+    """Detections where nothing is annotated, and how likely each is an object.
+
+    They are a mixture of objects that are not annotated and of mistakes. The former look like
+    detections of annotated objects: a logistic regression on the score and the size says how much
+    denser those lie at a place. How many objects are missing, for each that is annotated and
+    found, can be no more than the ratio of the two numbers of detections anywhere, and is taken
+    to be the smallest ratio above some scores.
+    """
+    free, right = _sort_detections(evidence, annotations)
+    boxes, classes = evidence.detections[free], evidence.detection_class[free]
+    found = evidence.detection_image[free], boxes, classes
+    if len(right) < _FEWEST or not len(free):
+        return MissingObjects(*found, suspicion=np.zeros(len(free)))
+    from sklearn.linear_model import LogisticRegression
+
+    features = _features(evidence.detections, evidence.detection_score)
+    model = LogisticRegression(max_iter=1000)
+    rows = np.concatenate([free, right])
+    model.fit(features[rows], np.arange(len(rows)) >= len(free))
+    odds = np.exp(model.decision_function(features[free]))
+    ratios = []
+    for tail in _TAILS:
+        end = np.quantile(evidence.detection_score[right], 1 - tail)
+        ratios.append(((evidence.detection_score[free] >= end).sum() + 0.5) / (tail * len(right)))
+    return MissingObjects(*found, suspicion=np.minimum(min(ratios) * odds, 1))
+
+
+def find_duplicates(annotations: Annotations) -> tuple[np.ndarray, np.ndarray]:
+    """Annotations whose box is nearly that of an earlier one of the same class in the picture.
+
+    Returns:
+        (N,) the IoU with that, 0 where it is less than 0.7: no probability, but large where it is
+        likely; and (N,) the index of the earlier one, -1 where there is none.
+    """
+    suspicion = np.zeros(len(annotations.ids))
+    earlier = np.full(len(annotations.ids), -1)
+    for rows in _by_picture(annotations):
+        if len(rows) < 2:
+            continue
+        boxes, classes = annotations.boxes[rows], annotations.classes[rows]
+        iou = pairwise_ious(boxes[:, None], boxes)
+        iou[classes[:, None] != classes] = 0
+        iou = np.tril(iou, -1)
+        best = iou.max(axis=1, initial=0)
+        is_one = best >= _DUPLICATE
+        suspicion[rows[is_one]] = best[is_one]
+        earlier[rows[is_one]] = rows[iou.argmax(axis=1)[is_one]]
+    return suspicion, earlier
+
+
+def _by_picture(annotations: Annotations) -> list[np.ndarray]:
+    """For each picture the indices of its annotations, in order."""
+    order = np.argsort(annotations.image, kind="stable")
+    ends = np.searchsorted(annotations.image[order], np.arange(1, len(annotations.images)))
+    return np.split(order, ends)
+
+
+def _sort_detections(evidence: Evidence, annotations: Annotations) -> tuple[np.ndarray, ...]:
+    """The indices of detections where nothing is annotated, and of those of annotated objects."""
+    crowds = annotations.crowd_boxes()
+    free, right = [], []
+    of_pictures = np.split(
+        np.argsort(evidence.detection_image, kind="stable"),
+        np.cumsum(np.bincount(evidence.detection_image, minlength=len(annotations.images)))[:-1],
+    )
+    for i, (own, found) in enumerate(zip(_by_picture(annotations), of_pictures, strict=True)):
+        found = found[np.argsort(-evidence.detection_score[found], kind="stable")]
+        boxes = evidence.detections[found]
+        iou = pairwise_ious(boxes[:, None], annotations.boxes[own])
+        of_class = evidence.detection_class[found][:, None] == annotations.classes[own]
+        is_taken = iou.max(axis=1, initial=0) >= _TAKEN
+        if i in crowds:
+            is_taken |= _share_inside(boxes[:, None], crowds[i]).max(axis=1) > _IN_CROWD
+        taken_objects, kept = set(), []
+        for row, index in enumerate(found):
+            matches = np.flatnonzero((iou[row] >= _FOUND) & of_class[row])
+            new = [j for j in matches if j not in taken_objects]
+            if new:
+                taken_objects.add(max(new, key=lambda j, row=row: iou[row, j]))
+                right.append(index)
+            if not is_taken[row] and not any(
+                pairwise_ious(boxes[row], evidence.detections[other]) >= _SAME for other in kept
+            ):
+                kept.append(index)
+        free += kept
+    return np.array(free, dtype=np.int64), np.array(right, dtype=np.int64)
+
+
+def _share_inside(boxes: np.ndarray, regions: np.ndarray) -> np.ndarray:
+    """How much of boxes (n, 1, 4) lies in regions (m, 4), as a share of their area."""
+    corner = np.maximum(boxes[..., :2], regions[..., :2])
+    sides = np.clip(np.minimum(boxes[..., 2:], regions[..., 2:]) - corner, 0, None)
+    areas = np.prod(boxes[..., 2:] - boxes[..., :2], axis=-1)
+    return sides.prod(axis=-1) / np.maximum(areas, 1e-9)
+
+
+def _features(boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    clipped = np.clip(scores, 1e-4, 1 - 1e-4)
+    sizes = np.maximum(boxes[:, 2:] - boxes[:, :2], 1)
+    return np.stack([np.log(clipped / (1 - clipped)), np.log(sizes).mean(axis=1)], axis=1)

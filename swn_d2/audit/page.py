@@ -1,0 +1,233 @@
+"""The audit as a page for a person: the most suspicious annotations with their pictures."""
+
+import base64
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from .. import __version__
+from ..analysis.page import Page, missing, table, text
+from ..analysis.style import TEXT, color_of, new_figure, plain_axes
+from ..errors import UserError
+from ..evaluation.pictures import cut_out, read_pixels
+from .audit import DUPLICATE, KINDS, MISPLACED_BOX, MISSING_OBJECT, WRONG_CLASS, Audit
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["write_page"]
+
+_NUM_PICTURED = 48  # of each kind
+_LOWEST = 0.02  # suspicion of what is pictured
+_CROP_SIZE = 220  # pixels of the longer side
+_NUM_PICTURES = 20  # rows in the table of pictures
+
+_TITLES = {
+    WRONG_CLASS: "Wrong classes",
+    MISPLACED_BOX: "Badly placed boxes",
+    DUPLICATE: "Duplicates",
+    MISSING_OBJECT: "Missing objects",
+}
+_EXPLANATIONS = {
+    WRONG_CLASS: "Annotations whose class the detector finds unlikely, though it was trained on "
+    "them. The percentage is the probability that the class is wrong.",
+    MISPLACED_BOX: "Annotations whose box the detector moves as it moves boxes that were jittered "
+    "on purpose. How many there are can hardly be told, and the percentages are rather too small.",
+    DUPLICATE: "Annotations of the same class whose boxes nearly coincide with that of an earlier "
+    "one. The percentage is their IoU, not a probability.",
+    MISSING_OBJECT: "Places where the detector finds an object and nothing is annotated. The "
+    "percentage is the probability that there is one.",
+}
+
+
+def write_page(audit: Audit, file: Path, *, name: str) -> None:
+    """Write the page. It needs no other file and no network.
+
+    Args:
+        name: of the run.
+
+    Raises:
+        UserError: a picture can't be read, or the file can't be written.
+    """
+    page = Page()
+    page.section("numbers", "How many to expect", _numbers(audit), *_how_far(audit))
+    for kind, cards in (
+        *((kind, _annotation_cards(audit, kind)) for kind in KINDS),
+        (MISSING_OBJECT, _missing_cards(audit)),
+    ):
+        cards = list(cards)
+        shown = f'<ul class="cards">{"".join(cards)}</ul>' if cards else missing("None was found.")
+        how = f'<p class="how">{text(_EXPLANATIONS[kind])}</p>'
+        page.section(kind.replace(" ", "-"), _TITLES[kind], how, shown)
+    page.section("histogram", "Suspicion", page.svg(_histogram(audit), "histogram of suspicion"))
+    page.section("classes", "By class", _by_class(audit))
+    page.section("pictures", "By picture", _by_picture(audit))
+    title = f"{audit.annotations.file.name}: audit"
+    head = (
+        f'<p class="faint">Audit of annotations by {text(name)}</p>\n'
+        f"<h1>{text(audit.annotations.file.name)}</h1>\n<p>{text(_summary(audit))}</p>"
+    )
+    foot = f'<p class="faint">Written by swn_d2 {text(__version__)}.</p>'
+    try:
+        page.write(file, title, head, foot)
+    except OSError as error:
+        raise UserError(f"cannot write {file}: {error.strerror}.") from error
+
+
+def _summary(audit: Audit) -> str:
+    number = len(audit.annotations.ids)
+    expected = audit.expected[WRONG_CLASS]
+    return (
+        f"{number:,} annotations in {len(audit.annotations.images):,} pictures. About "
+        f"{expected.value:,.0f} of them, {expected.value / max(number, 1):.1%}, have a wrong class."
+    )
+
+
+def _numbers(audit: Audit) -> str:
+    rows = []
+    for kind, (value, low, high) in audit.expected.items():
+        is_counted = low == high
+        interval = "–" if is_counted else f"{low:,.0f} to {high:,.0f}"
+        rows.append([text(_TITLES[kind]), f"{value:,.0f}", interval])
+    return table(["kind", "expected", "95 % interval"], rows, "expected numbers of errors")
+
+
+def _how_far(audit: Audit) -> list[str]:
+    """How many are wrong among the first so many."""
+    ordered = np.sort(audit.suspicion)[::-1]
+    wrong = np.cumsum(ordered)
+    ends = [n for n in (10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000) if n <= len(ordered)]
+    rows = [[f"the first {n:,}", f"{wrong[n - 1]:,.0f}", _percent(ordered[n - 1])] for n in ends]
+    head = ["of all annotations, by suspicion", "wrong among them", "suspicion of the last"]
+    return ["<h3>How far to look</h3>", table(head, rows, "how far to look")]
+
+
+def _annotation_cards(audit: Audit, kind: str) -> Iterable[str]:
+    annotations, names = audit.annotations, audit.annotations.class_names
+    suspicions = audit.suspicions
+    column = suspicions[:, KINDS.index(kind)]
+    of_kind = np.flatnonzero((suspicions.argmax(axis=1) == KINDS.index(kind)) & (column >= _LOWEST))
+    chosen = of_kind[np.argsort(-column[of_kind], kind="stable")][:_NUM_PICTURED]
+    for i in chosen:
+        annotated = names[annotations.classes[i]]
+        other = audit.boxes.suggestion[i]
+        if kind == WRONG_CLASS:
+            probs = audit.classes.probs[i].copy()
+            probs[annotations.classes[i]] = 0
+            best = int(probs.argmax())
+            lines = [f"annotated: {annotated}", f"suggested: {names[best]} ({probs[best]:.0%})"]
+        elif kind == MISPLACED_BOX:
+            lines = [f"annotated: {annotated}", "solid: where the detector has it"]
+        else:
+            other = annotations.boxes[audit.earlier[i]]
+            lines = [f"annotated: {annotated}", f"as is {annotations.ids[audit.earlier[i]]}"]
+        lines.append(f"annotation {annotations.ids[i]}")
+        image = int(annotations.image[i])
+        yield _card(audit, image, column[i], annotations.boxes[i], other, lines)
+
+
+def _missing_cards(audit: Audit) -> Iterable[str]:
+    found, names = audit.missing, audit.annotations.class_names
+    for i in np.argsort(-found.suspicion, kind="stable")[:_NUM_PICTURED]:
+        if found.suspicion[i] < _LOWEST:
+            break
+        lines = ["annotated: nothing", f"suggested: {names[found.classes[i]]}"]
+        yield _card(audit, int(found.image[i]), found.suspicion[i], None, found.boxes[i], lines)
+
+
+def _card(
+    audit: Audit,
+    image: int,
+    suspicion: float,
+    annotated: np.ndarray | None,
+    detected: np.ndarray,
+    lines: list[str],
+) -> str:
+    """A picture with the annotated box dashed and the detector's solid, and what is to be said."""
+    pixels = read_pixels(audit.annotations.picture_file(image))
+    both = (detected, detected if annotated is None else annotated)
+    jpeg, solid, dashed = cut_out(pixels, *both, size=_CROP_SIZE)
+    boxes = _rectangle(solid, "detected")
+    if annotated is not None:
+        boxes += _rectangle(dashed, "annotated")
+    source = base64.b64encode(jpeg).decode()
+    width, height = Image.open(io.BytesIO(jpeg)).size
+    name = audit.annotations.images[image]["file_name"]
+    said = "".join(f"<span>{text(line)}</span>" for line in lines)
+    return (
+        f'<li><svg viewBox="0 0 {width} {height}" role="img" aria-label="{text(name)}">'
+        f'<image href="data:image/jpeg;base64,{source}" width="{width}" height="{height}"/>'
+        f"{boxes}</svg><b>{_percent(suspicion)}</b>{said}"
+        f'<span class="faint">{text(name)}</span></li>\n'
+    )
+
+
+def _percent(probability: float) -> str:
+    return "over 99%" if 0.995 <= probability < 1 else f"{probability:.0%}"
+
+
+def _rectangle(box: Iterable[float], kind: str) -> str:
+    x0, y0, x1, y1 = box
+    place = (
+        f'x="{x0:.1f}" y="{y0:.1f}" width="{max(x1 - x0, 0):.1f}" height="{max(y1 - y0, 0):.1f}"'
+    )
+    return f'<rect class="edge" {place}/><rect class="{kind}" {place}/>'
+
+
+def _histogram(audit: Audit) -> "Figure":
+    figure = new_figure(7, 2.6)
+    axis = figure.subplots()
+    for i, kind in enumerate(KINDS):
+        values = audit.suspicions[:, i]
+        axis.hist(
+            values[values > 0],
+            bins=np.linspace(0, 1, 41),
+            histtype="step",
+            color=color_of(i),
+            label=kind,
+            linewidth=1.6,
+        )
+    axis.set(yscale="log", xlabel="suspicion", ylabel="annotations", xlim=(0, 1))
+    plain_axes(axis)
+    axis.legend(frameon=False, fontsize=9, labelcolor=TEXT)
+    return figure
+
+
+def _by_class(audit: Audit) -> str:
+    annotations = audit.annotations
+    number = np.bincount(annotations.classes, minlength=len(annotations.class_names))
+    wrong = np.bincount(annotations.classes, audit.classes.suspicion, minlength=len(number))
+    lacking = np.bincount(audit.missing.classes, audit.missing.suspicion, minlength=len(number))
+    rows = [
+        [
+            text(annotations.class_names[k]),
+            f"{number[k]:,}",
+            f"{wrong[k]:,.1f}",
+            f"{wrong[k] / max(number[k], 1):.1%}",
+            f"{lacking[k]:,.1f}",
+        ]
+        for k in np.argsort(-wrong, kind="stable")
+    ]
+    head = ["class, as annotated", "annotations", "wrong class", "share", "missing objects"]
+    return table(head, rows, "errors to expect by class")
+
+
+def _by_picture(audit: Audit) -> str:
+    annotations = audit.annotations
+    number = np.bincount(annotations.image, minlength=len(annotations.images))
+    wrong = np.bincount(annotations.image, audit.suspicion, minlength=len(number))
+    lacking = np.bincount(audit.missing.image, audit.missing.suspicion, minlength=len(number))
+    rows = [
+        [
+            text(annotations.images[i]["file_name"]),
+            f"{number[i]:,}",
+            f"{wrong[i]:,.1f}",
+            f"{lacking[i]:,.1f}",
+        ]
+        for i in np.argsort(-(wrong + lacking), kind="stable")[:_NUM_PICTURES]
+    ]
+    return table(["picture", "annotations", "wrong", "missing"], rows, "pictures with most errors")

@@ -1,0 +1,142 @@
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+
+from swn_d2.audit.audit import KINDS, Audit
+from swn_d2.audit.files import corrected_json, to_csv, to_json, weighted_json
+from swn_d2.audit.misplaced_boxes import MisplacedBoxes
+from swn_d2.audit.objects import MissingObjects, find_duplicates
+from swn_d2.audit.shares import Estimate
+from swn_d2.audit.wrong_classes import WrongClasses
+from swn_d2.data.checks.coco import read_coco
+from swn_d2.errors import UserError
+
+from .synthetic import annotations
+
+NOTHING = Estimate(0.0, 0.0, 0.0)
+BOXES = [(10 * i, 10, 10 * i + 40, 60) for i in range(4)] + [(31, 10, 71, 60)]
+
+
+def make_audit(**more):
+    """Five annotations, 100 to 104, and a crowd region: the first is of class 1 for sure, the
+    second of some other one, the third lies elsewhere, the fourth is right, the fifth repeats it.
+    An object is missing."""
+    data = annotations(
+        BOXES,
+        [0, 0, 0, 0, 0],
+        image=[0] * 5,
+        num_classes=4,
+        crowds=[(0, (100, 100, 150, 150))],
+        **more,
+    )
+    probs = np.array(
+        [[0.1, 0.9, 0, 0], [0.4, 0.3, 0.2, 0.1], [1, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]]
+    )
+    suggestion = np.array(BOXES, np.float32) + np.float32(0.25)
+    suggestion[2] = (-5, 20, 30, 60)
+    missing = MissingObjects(
+        image=np.array([0, 0]),
+        boxes=np.array([(150, 150, 190, 250), (0, 0, 5, 5)], np.float32),
+        classes=np.array([3, 1]),
+        suspicion=np.array([0.8, 0.3]),
+    )
+    return Audit(
+        data,
+        WrongClasses(1 - probs[:, 0], probs, Estimate(0.3, 0.2, 0.4)),
+        MisplacedBoxes(np.array([0, 0, 0.7, 0, 0]), suggestion, NOTHING),
+        missing,
+        *find_duplicates(data),
+    )
+
+
+def test_json():
+    content = json.loads(to_json(make_audit(), run="my_run"))
+    assert (content["format"], content["version"]) == ("swn_d2 audit", 1)
+    rows = content["annotations"]
+    assert [row["id"] for row in rows] == [100, 101, 102, 103, 104, 105]
+    assert [row["kind"] for row in rows] == [
+        *("wrong class", "wrong class", "misplaced box", "wrong class", "duplicate"),
+        None,
+    ]
+    assert [row["suspicion"] for row in rows[:4]] == [0.9, 0.6, 0.7, 0]
+    assert all(row["suspicion"] == max(row["suspicions"].values()) for row in rows[:5])
+    assert rows[5]["suspicion"] == 0
+    assert rows[0]["suggested_category_id"] == 2 and rows[1]["suggested_category_id"] == 2
+    assert rows[2]["suggested_bbox"] == [-5, 20, 35, 40]
+    assert rows[4]["duplicate_of"] == 103
+    assert content["missing"] == [
+        {"image_id": 0, "bbox": [150, 150, 40, 100], "category_id": 4, "suspicion": 0.8},
+        {"image_id": 0, "bbox": [0, 0, 5, 5], "category_id": 2, "suspicion": 0.3},
+    ]
+    assert content["expected"]["wrong class"] == {"value": 1.5, "low": 1.0, "high": 2.0}
+    assert content["expected"]["duplicate"]["value"] == 1
+    assert content["expected"]["missing object"]["value"] == 1.1
+
+
+def test_csv():
+    rows = list(csv.DictReader(io.StringIO(to_csv(make_audit()))))
+    assert [row["id"] for row in rows[:3]] == ["104", "100", "102"]  # 0.95 is an IoU
+    assert rows[1]["kind"] == "wrong class" and rows[1]["wrong_class"] == "0.9"
+    assert rows[1]["file_name"] == "0.png"
+    assert rows[2]["suggested_bbox"] == "-5.0 20.0 35.0 40.0"
+    assert [row["kind"] for row in rows[-2:]] == ["missing object"] * 2
+    assert rows[-1]["id"] == "" and rows[-1]["bbox"] == "0.0 0.0 5.0 5.0"
+
+
+def weights(text):
+    return {a["id"]: a.get("sample_weight") for a in json.loads(text)["annotations"]}
+
+
+def test_soft_weights():
+    audit = make_audit()
+    found = weights(weighted_json(audit))
+    assert found[100] == 0.1 and found[103] == 1 and found[105] is None
+    # They multiply those that the data had.
+    assert weights(weighted_json(make_audit(sample_weight=0.5)))[100] == 0.05
+
+
+def test_dropped():
+    assert weights(weighted_json(make_audit(), drop=2)) == {
+        **{100: 0, 101: 1, 102: 1, 103: 1, 104: 0},
+        105: None,
+    }
+    assert weights(weighted_json(make_audit(), drop=0))[104] == 1
+
+
+def test_relabelled(tmp_path):
+    audit = make_audit()
+    before = json.dumps(audit.annotations.content)
+    text = corrected_json(audit)
+    assert json.dumps(audit.annotations.content) == before
+    rows = {a["id"]: a for a in json.loads(text)["annotations"]}
+    assert rows[100]["category_id"] == 2 and "sample_weight" not in rows[100]
+    assert rows[101]["category_id"] == 1 and rows[101]["sample_weight"] == 0
+    assert rows[102]["bbox"] == [0, 20, 30, 40] and rows[102]["area"] == 1200
+    assert rows[103] == audit.annotations.content["annotations"][3]
+    assert rows[104]["sample_weight"] == 0
+    assert rows[106]["category_id"] == 4 and rows[106]["bbox"] == [150, 150, 40, 50]
+    assert len(rows) == 7
+    (tmp_path / "new.json").write_text(text)
+    read_coco(str(tmp_path / "new.json"))  # can be trained on
+
+
+def test_a_mask_is_not_moved():
+    audit = make_audit(segmentation=[[20, 10, 60, 10, 60, 60]])
+    row = json.loads(corrected_json(audit))["annotations"][2]
+    assert row["bbox"] == [20, 10, 40, 50] and row["sample_weight"] == 0
+
+
+def test_ids_that_are_texts():
+    audit = make_audit()
+    for annotation in audit.annotations.content["annotations"]:
+        annotation["id"] = str(annotation["id"])
+    with pytest.raises(UserError, match="no numbers to count on from"):
+        corrected_json(audit)
+    assert json.loads(to_json(audit, run="x"))["annotations"][0]["id"] == "100"
+
+
+def test_kinds():
+    assert make_audit().suspicions.shape == (5, len(KINDS))

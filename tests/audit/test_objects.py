@@ -1,0 +1,73 @@
+import numpy as np
+
+from swn_d2.audit.objects import find_duplicates, find_missing_objects
+
+from .synthetic import annotations, detections
+
+BOX = (10, 10, 50, 50)
+
+
+def shifted(box, x):
+    return (box[0] + x, box[1], box[2] + x, box[3])
+
+
+def test_duplicates():
+    data = annotations(
+        [BOX, shifted(BOX, 2), shifted(BOX, 3), shifted(BOX, 100), BOX],
+        [0, 0, 1, 0, 0],
+        image=[0, 0, 0, 0, 1],
+    )
+    iou, earlier = find_duplicates(data)
+    np.testing.assert_allclose(iou, [0, 38 / 42, 0, 0, 0], rtol=1e-6)
+    np.testing.assert_array_equal(earlier, [-1, 0, -1, -1, -1])
+
+
+def scene(rng, hidden_share, num_pictures=300):
+    """Two objects in each picture, found with a high score, some of which are not annotated; and
+    mistakes with low scores."""
+    boxes, images, found, hidden = [], [], [], []
+    for picture in range(num_pictures):
+        for box in (BOX, shifted(BOX, 100)):
+            found.append((picture, box, 0, rng.beta(6, 2)))
+            is_hidden = picture and rng.random() < hidden_share  # no picture without a number
+            hidden.append(is_hidden)
+            if not is_hidden:
+                boxes.append(box)
+                images.append(picture)
+        found.append((picture, (20, 120, 60, 160), 1, rng.beta(2, 6)))
+    data = annotations(boxes, [0] * len(boxes), image=images)
+    return detections(found, num_objects=len(boxes)), data, sum(hidden)
+
+
+def test_missing_objects():
+    evidence, data, number = scene(np.random.default_rng(0), 0.2)
+    found = find_missing_objects(evidence, data)
+    is_object = found.boxes[:, 1] < 100  # mistakes lie lower
+    assert is_object.sum() == number
+    order = np.argsort(-found.suspicion)
+    assert is_object[order[: number // 2]].mean() > 0.9
+    assert 0.6 * number < found.suspicion.sum() < 1.4 * number
+    assert (found.classes[is_object] == 0).all()
+
+
+def test_nothing_is_missing():
+    evidence, data, _ = scene(np.random.default_rng(0), 0)
+    found = find_missing_objects(evidence, data)
+    assert len(found.suspicion) and found.suspicion.sum() < 0.05 * len(data.ids)
+
+
+def test_what_is_in_a_crowd_or_found_twice():
+    found = [(0, BOX, 0, 0.9), (0, shifted(BOX, 1), 1, 0.8), (1, BOX, 0, 0.9), (2, BOX, 0, 0.9)]
+    data = annotations(
+        [shifted(BOX, 100)] * 2, [0, 0], image=[0, 2], crowds=[(1, (0, 0, 100, 100)), (2, BOX)]
+    )
+    missing = find_missing_objects(detections(found, num_objects=2), data)
+    np.testing.assert_array_equal(missing.image, [0])
+    np.testing.assert_array_equal(missing.classes, [0])  # the one with the larger score
+    # Nobody has seen what a right detection looks like here.
+    np.testing.assert_array_equal(missing.suspicion, [0])
+
+
+def test_no_detection_at_all():
+    missing = find_missing_objects(detections([], num_objects=1), annotations([BOX], [0]))
+    assert len(missing.suspicion) == len(missing.boxes) == 0

@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from swn_d2.audit.shares import mean_shifted_to, share_of
+from swn_d2.audit.wrong_classes import find_wrong_classes
+from swn_d2.errors import UserError
+
+from .synthetic import class_evidence
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_wrong_ones_are_found_and_counted(share, seed):
+    log_probs, classes, wrong, pictures = class_evidence(share, seed=seed)
+    found = find_wrong_classes(log_probs, classes, pictures)
+    assert roc_auc_score(wrong, found.suspicion) > 0.93
+    assert found.share.low - 0.01 <= wrong.mean() <= found.share.high + 0.01
+    assert found.suspicion.mean() == pytest.approx(found.share.value, abs=1e-6)
+
+
+def test_a_suspicion_is_a_probability():
+    log_probs, classes, wrong, pictures = class_evidence(0.3, number=6000)
+    suspicion = find_wrong_classes(log_probs, classes, pictures).suspicion
+    for low, high in ((0, 0.05), (0.05, 0.2), (0.2, 0.5), (0.5, 0.9), (0.9, 1.01)):
+        is_here = (suspicion >= low) & (suspicion < high)
+        assert is_here.sum() > 50
+        assert wrong[is_here].mean() == pytest.approx(suspicion[is_here].mean(), abs=0.2)
+
+
+def test_what_is_right_is_not_suspicious_because_it_is_hard():
+    log_probs, classes, _, pictures = class_evidence(0)
+    found = find_wrong_classes(log_probs, classes, pictures)
+    assert found.share.value < 0.01
+    assert (found.suspicion > 0.5).mean() < 0.01
+
+
+def test_what_the_class_is():
+    log_probs, classes, wrong, pictures = class_evidence(0.3, seed=3)
+    found = find_wrong_classes(log_probs, classes, pictures)
+    np.testing.assert_allclose(found.probs.sum(axis=1), 1, atol=1e-6)
+    own = found.probs[np.arange(len(classes)), classes]
+    np.testing.assert_allclose(own, 1 - found.suspicion, atol=1e-6)
+    is_sure = found.suspicion > 0.9
+    assert is_sure.sum() > 100
+    assert (found.probs.argmax(axis=1) != classes)[is_sure].all()
+
+
+def test_a_single_class_can_not_be_wrong():
+    found = find_wrong_classes(np.zeros((9, 1), np.float32), np.zeros(9, int), np.arange(9))
+    assert not found.suspicion.any() and found.share == (0, 0, 0)
+    np.testing.assert_array_equal(found.probs, np.ones((9, 1)))
+
+
+def test_a_class_of_one_picture():
+    log_probs, classes, _, pictures = class_evidence(0.1)
+    classes = np.where(classes == 5, 4, classes)
+    classes[:2] = 5
+    assert np.isfinite(find_wrong_classes(log_probs, classes, pictures).suspicion).all()
+
+
+def test_too_little_to_learn_from():
+    log_probs, classes, _, pictures = class_evidence(0.1, number=40)
+    with pytest.raises(UserError, match="40 annotations in 8 pictures, too few"):
+        find_wrong_classes(log_probs, classes, pictures)
+
+
+def test_a_detector_that_has_learned_nothing():
+    log_probs, classes, _, pictures = class_evidence(0, skill=0, memorised=0)
+    with pytest.raises(UserError, match="has not learned enough to judge"):
+        find_wrong_classes(log_probs, classes, pictures)
+
+
+def test_shares():
+    estimate = share_of(0, 100)
+    assert 0 <= estimate.low < estimate.value < estimate.high < 0.03
+    assert share_of(50, 100).value == 0.5
+    assert share_of(50, 100).times(10) == (5, *(10 * x for x in share_of(50, 100)[1:]))
+    shifted = mean_shifted_to(np.array([0.1, 0.5, 0.9, 1.0, 0.0]), 0.3)
+    assert shifted.mean() == pytest.approx(0.3) and (np.diff(shifted[:3]) > 0).all()

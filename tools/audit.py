@@ -1,0 +1,147 @@
+#!/usr/bin/env python3
+"""Find the wrong annotations of the data set that a detector was trained on. See docs/audit.md."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from swn_d2.errors import (
+    UserError,
+    require_detectron2,
+    require_matplotlib,
+    require_scikit_learn,
+    user_errors_exit,
+)
+
+with user_errors_exit():
+    require_detectron2()
+    require_matplotlib()
+    require_scikit_learn()
+
+from swn_d2.analysis.predictions import load_run_config
+from swn_d2.audit.audit import KINDS, audit_run
+from swn_d2.audit.files import corrected_json, to_csv, to_json, weighted_json
+from swn_d2.audit.page import write_page
+from swn_d2.data import add_register_coco_argument, register_from_args
+from swn_d2.files import write_new, write_text
+
+_NAMES = ("audit.json", "audit.csv", "audit.html")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line; ``argv`` defaults to the process's own."""
+    parser = argparse.ArgumentParser(
+        description="Find the wrong annotations of the data set that a detector was trained on: "
+        "wrong classes, badly placed boxes, duplicates, missing objects. Writes audit.html for a "
+        "person, audit.json and audit.csv for programs.",
+        epilog="Example: python tools/audit.py output/my_run --write cleaned.json --relabel",
+    )
+    parser.add_argument(
+        "run", help="the folder of a training, whose last checkpoint is taken, or a config file"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="where to write (default: in the run's)"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the audit that the folder has"
+    )
+    parser.add_argument("--weights", metavar="FILE", help="another checkpoint")
+    parser.add_argument(
+        "--dataset", metavar="NAME", help="which one, if the run was trained on several"
+    )
+    parser.add_argument(
+        "--write",
+        type=Path,
+        metavar="FILE",
+        help="write the annotation file again, with a sample_weight for each annotation: the "
+        "probability that it is right",
+    )
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument(
+        "--drop-share",
+        type=float,
+        metavar="SHARE",
+        help="with --write: weight 0 for this share of the annotations, the most suspicious, and "
+        "1 for the others",
+    )
+    how.add_argument(
+        "--drop-expected",
+        action="store_true",
+        help="with --write: the same for as many as are expected to be wrong",
+    )
+    how.add_argument(
+        "--relabel",
+        action="store_true",
+        help="with --write: take over the suggestions that are more likely right than wrong",
+    )
+    add_register_coco_argument(parser)
+    return parser.parse_args(argv)
+
+
+def check_args(args: argparse.Namespace) -> None:
+    """Raise a :class:`UserError` for options that do not fit together."""
+    if args.drop_share is not None and not 0 <= args.drop_share <= 1:
+        raise UserError(f"--drop-share is {args.drop_share}, but it must be from 0 to 1.")
+    asked = args.drop_share is not None or args.drop_expected or args.relabel
+    if asked and args.write is None:
+        raise UserError(
+            "--drop-share, --drop-expected and --relabel say what to write; name the file with "
+            "--write FILE."
+        )
+
+
+def check_files(files: list[Path], overwrite: bool) -> None:
+    """Raise a :class:`UserError` if a file exists that may not be replaced."""
+    for file in files:
+        if file.exists() and not overwrite:
+            raise UserError(
+                f"{file} exists already; replace it with --overwrite, or give another folder with "
+                "--output."
+            )
+
+
+def show_progress(done: int) -> None:
+    """A line that is written over, where a person looks at it."""
+    if sys.stderr.isatty():
+        print(f"\r{done} pictures", end="", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Run the tool."""
+    args = parse_args()
+    with user_errors_exit():
+        check_args(args)
+        register_from_args(args)
+        weights = ["MODEL.WEIGHTS", args.weights] if args.weights else []
+        cfg = load_run_config(args.run, weights)
+        folder = args.output or Path(cfg.OUTPUT_DIR)
+        files = [folder / name for name in _NAMES]
+        check_files(files, args.overwrite)
+        if args.write is not None:
+            check_files([args.write], overwrite=False)
+
+        audit = audit_run(cfg, args.dataset, tick=show_progress)
+        name = Path(args.run).resolve().name
+        write_text(files[0], to_json(audit, run=name))
+        write_text(files[1], to_csv(audit))
+        write_page(audit, files[2], name=name)
+        print(f"{len(audit.annotations.ids):,} annotations. Expected to be wrong:")
+        for kind, (value, low, high) in audit.expected.items():
+            interval = f" ({low:,.0f} to {high:,.0f})" if low < high else ""
+            print(f"  {kind}: {value:,.0f}{interval}")
+        if args.write is not None:
+            if args.relabel:
+                content = corrected_json(audit)
+            else:
+                number = len(audit.annotations.ids)
+                drop = None if args.drop_share is None else round(args.drop_share * number)
+                if args.drop_expected:
+                    drop = round(sum(audit.expected[kind].value for kind in KINDS))
+                content = weighted_json(audit, drop=drop)
+            write_new({args.write: content})
+            print(f"{args.write}: the annotations to train on, with --register-coco.")
+    print(f"{files[2]}: open it in a browser.")
+
+
+if __name__ == "__main__":
+    main()
