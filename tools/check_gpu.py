@@ -59,6 +59,8 @@ def main() -> None:
     with user_errors_exit():
         if args.output.exists():
             raise UserError(f"{args.output} exists already; remove it, or give another --output.")
+        if not args.budget > 0:
+            raise UserError("--budget must be more than 0 seconds.")
         if not args.cpu and not torch.cuda.is_available():
             raise UserError("torch finds no GPU here; --cpu runs the same on the CPU, tiny.")
         scale = ON_CPU if args.cpu else ON_GPU
@@ -72,11 +74,11 @@ def main() -> None:
             "device": torch.cuda.get_device_name() if scale.device == "cuda" else "cpu",
             "cuda": torch.version.cuda if scale.device == "cuda" else None,
         }
+        versions = ", ".join(f"{name} {value}" for name, value in environment["versions"].items())
+        print(f"\n{environment['machine']}; {versions}; commit {environment['commit']}\n")
+        print(table(outcomes))
         result = {"environment": environment, "checks": [o.as_dict() for o in outcomes]}
         write_text(args.output, json.dumps(result, indent=1))
-    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
-    print(f"\n{environment['machine']}; {versions}; commit {environment['commit']}\n")
-    print(table(outcomes))
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     if failed:
         raise SystemExit(f"error: {len(failed)} of {len(outcomes)} checks failed.")

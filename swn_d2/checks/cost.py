@@ -195,11 +195,9 @@ def _kernels(function: Callable[[], object], device: str) -> int:
         function()
         if device == "cuda":
             torch.cuda.synchronize()
-    on_device = (
-        torch.autograd.DeviceType.CUDA if device == "cuda" else torch.autograd.DeviceType.CPU
-    )
+    where = torch.autograd.DeviceType.CUDA if device == "cuda" else torch.autograd.DeviceType.CPU
     return sum(
-        event.device_type == on_device
+        event.device_type == where
         and not event.cpu_children  # which do its work
         and not event.name.startswith(_NOT_KERNELS)
         for event in profiler.events()

@@ -17,6 +17,7 @@ class Scale:
         iterations: of a training that should stay finite.
         half_precisions: the names of the types for mixed precision.
         num_samples: that the weighting step is timed with.
+        weighted: the tasks that it weights, in each of its variants.
         repetitions: of what is quick to time.
         num_boxes, num_classes: that detections are suppressed among.
         overrides: KEY VALUE of every detector.
@@ -32,6 +33,7 @@ class Scale:
     iterations: int
     half_precisions: tuple[str, ...]
     num_samples: tuple[int, ...]
+    weighted: tuple[tuple[str, ...], ...]
     repetitions: int
     num_boxes: int
     num_classes: int
@@ -53,6 +55,7 @@ ON_GPU = Scale(
     iterations=30,
     half_precisions=("float16", "bfloat16"),
     num_samples=(512, 8192, 200_000, 400_000),
+    weighted=(("box",), ("cls", "box")),
     repetitions=20,
     num_boxes=1000,
     num_classes=80,
@@ -69,10 +72,11 @@ ON_CPU = Scale(
     iterations=4,
     half_precisions=("bfloat16",),
     num_samples=(512, 2048),
+    weighted=(("cls", "box"),),
     repetitions=2,
     num_boxes=50,
     num_classes=3,
-    compiler="aot_eager",  # which needs no compiler on the machine
+    compiler="eager",  # which traces, and runs what it traced: to compile takes minutes
     overrides=[
         *("MODEL.RESNETS.WIDTH_PER_GROUP", 4),
         *("MODEL.RESNETS.RES2_OUT_CHANNELS", 8),

@@ -23,8 +23,7 @@ def waits(device: str) -> Iterator[Counter]:
 
     On a GPU torch's own sync debug mode counts them. On a CPU nothing waits, and what is counted
     are the operations that would on a GPU: those that give the host a number, or a result whose
-    size depends on the data. Copies to a GPU, which wait, too, are not among these, nor is what
-    the trainer writes of the losses.
+    size depends on the data. Copies to a GPU, which wait, too, are not among these.
     """
     counter: Counter = Counter()
     if device != "cuda":
@@ -55,7 +54,7 @@ class _HostReads(TorchFunctionMode):
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function in self._READS:
-            _count(self._counter)
+            _count(self._counter, is_copy=function is torch.Tensor.cpu)
         return function(*args, **(kwargs or {}))
 
 
@@ -74,23 +73,26 @@ class _DataDependentSizes(TorchDispatchMode):
             index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
         )
         if by_mask or name in self._OPERATORS or name.lstrip("_").startswith("unique"):
-            _count(self._counter)
+            _count(self._counter, is_copy=False)
         return function(*args, **(kwargs or {}))
 
 
-def _count(counter: Counter) -> None:
+def _count(counter: Counter, *, is_copy: bool) -> None:
     """Count the innermost line that is not torch's or of this file. Not where the numbers are on
-    the host already: the count of an optimiser's steps, and the losses that are written."""
-    frame, place = sys._getframe(1), None
+    the host of a GPU already: an optimiser's steps, and the losses once they were copied."""
+    frame, place, writers = sys._getframe(1), None, 0
     torch_folder = str(Path(torch.__file__).parent)
     while frame is not None:
         file = frame.f_code.co_filename
-        if file.startswith(f"{torch_folder}/optim/") or frame.f_code.co_name == "_write_metrics":
+        if file.startswith(f"{torch_folder}/optim/"):
             return
+        writers += frame.f_code.co_name == "_write_metrics"
         if place is None and not file.startswith((torch_folder, "<")) and file != __file__:
             place = _short(file, frame.f_lineno)
         frame = frame.f_back
-    counter[place] += 1
+    # Ours copies, and has Detectron2's write; where that writes alone, it copies.
+    if writers == 0 or (writers == 1 and is_copy):
+        counter[place] += 1
 
 
 def _short(file: str, line: int) -> str:

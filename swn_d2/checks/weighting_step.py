@@ -12,7 +12,6 @@ from .scale import Scale
 
 __all__ = ["check_compiled_step", "check_step"]
 
-_TASKS = {"box weighted": ["box"], "box and classification weighted": ["cls", "box"]}
 _R_CNN = 8192  # samples up to which a quarter are positives, as regions are; else one in a thousand
 
 
@@ -58,9 +57,10 @@ def check_compiled_step(scale: Scale) -> list[Figure]:
 
 def _cases(scale: Scale) -> Sequence[tuple[str, int, SampleWeighter]]:
     cases = []
-    for name, tasks in _TASKS.items():
+    for tasks in scale.weighted:
+        name = f"{' and '.join(tasks)} weighted"
         torch.manual_seed(0)
-        cfg = load_config(opts=["MODEL.SWN.TASKS", tasks])
+        cfg = load_config(opts=["MODEL.SWN.TASKS", list(tasks)])
         weighter = build_sample_weighter(cfg, box_loss_dim=4, has_mask=False).to(scale.device)
         cases += [(name, num_samples, weighter) for num_samples in scale.num_samples]
     return cases

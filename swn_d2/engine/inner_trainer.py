@@ -1,4 +1,4 @@
-"""What does a training's single steps: Detectron2's, with one wait for the losses instead of many."""
+"""What does the steps of a training: Detectron2's, with one wait for the losses, not many."""
 
 import torch
 from detectron2.engine import AMPTrainer, SimpleTrainer
