@@ -3,6 +3,7 @@
 import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import median
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -11,7 +12,9 @@ import torch
 from detectron2.engine import AMPTrainer, SimpleTrainer
 from detectron2.solver import build_optimizer
 from detectron2.utils.events import EventStorage
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..engine import build_joint_optimizer
 from ..engine.inner_trainer import inner_trainer_class
@@ -29,6 +32,8 @@ _TIME_GOALS = {"RetinaNet": 1.01, "GeneralizedRCNN": 1.005}
 _MEMORY_GOAL = 1.01
 # What torch.profiler sees beside kernels: copies, and the names that it gives to stretches of time.
 _NOT_KERNELS = ("Memcpy", "Memset", "Optimizer.", "ProfilerStep")
+# Operators that compute nothing.
+_NO_KERNEL = (torch.ops.aten.detach, torch.ops.aten.empty, torch.ops.aten.empty_like)
 
 Iteration = Callable[[int], None]
 
@@ -42,7 +47,7 @@ def check_cost(twins: Twins, scale: Scale, *, amp: bool, pictures: int, pairs: i
         pairs: to measure.
     """
     stock, swn = _iterations(twins, scale, amp=amp, pictures=pictures)
-    measured = list(alternate(stock, swn, scale.device, pairs=pairs, warm_up=min(pairs, 5)))
+    measured = list(alternate(stock, swn, scale.device, pairs=pairs, warm_up=min(pairs, 3)))
     middle, low, high = ratio(measured)
     without, with_swn = (median(pair.mebibytes[i] for pair in measured) for i in (0, 1))
     return [
@@ -57,7 +62,7 @@ def check_cost(twins: Twins, scale: Scale, *, amp: bool, pictures: int, pairs: i
         Figure("peak memory of Detectron2's", without, "MiB"),
         Figure(
             "peak memory, ours / Detectron2's",
-            with_swn / without if without > 0 else float("nan"),
+            with_swn / without if without > 0 else None,
             goal=scale.goal(_MEMORY_GOAL),
         ),
     ]
@@ -88,7 +93,7 @@ def check_waits(twins: Twins, scale: Scale) -> list[Figure]:
 
 
 def check_kernels(twins: Twins, scale: Scale) -> list[Figure]:
-    """How many more kernels an iteration launches; on a CPU, operators that call no others.
+    """How many more kernels an iteration launches; on a CPU, operators that would.
 
     Raises:
         LeftOut: the profiler does not see what the GPU does.
@@ -99,7 +104,11 @@ def check_kernels(twins: Twins, scale: Scale) -> list[Figure]:
     ):
         for number in range(2):
             iteration(number)
-        counts.append(_kernels(lambda: iteration(2), scale.device))  # noqa: B023
+        step = partial(iteration, 2)
+        if scale.device == "cuda":
+            counts.append(_profiled(step, ProfilerActivity.CUDA, DeviceType.CUDA))
+        else:
+            counts.append(_operators(step))
     if not counts[0]:
         raise LeftOut("torch.profiler sees no kernels; it may lack CUPTI or the right to use it")
     what = "kernels" if scale.device == "cuda" else "operators"
@@ -189,16 +198,31 @@ def _more(places: Counter) -> str:
     return f"; more often at {lines}" if lines else ""
 
 
-def _kernels(function: Callable[[], object], device: str) -> int:
-    activities = [ProfilerActivity.CUDA] if device == "cuda" else [ProfilerActivity.CPU]
-    with profile(activities=activities) as profiler:
+def _operators(function: Callable[[], object]) -> int:
+    """Those that compute something: on a GPU each launches a kernel or more."""
+    with _Operators() as counter:
         function()
-        if device == "cuda":
+    return counter.count
+
+
+class _Operators(TorchDispatchMode):
+    count = 0
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        result = operator(*args, **(kwargs or {}))
+        self.count += not operator.is_view and operator.overloadpacket not in _NO_KERNEL
+        return result
+
+
+def _profiled(function: Callable[[], object], activity: ProfilerActivity, where: DeviceType) -> int:
+    """What torch.profiler sees, but for what calls something else of it."""
+    with profile(activities=[activity]) as profiler:
+        function()
+        if where == DeviceType.CUDA:
             torch.cuda.synchronize()
-    where = torch.autograd.DeviceType.CUDA if device == "cuda" else torch.autograd.DeviceType.CPU
     return sum(
         event.device_type == where
-        and not event.cpu_children  # which do its work
+        and not event.cpu_children
         and not event.name.startswith(_NOT_KERNELS)
         for event in profiler.events()
     )

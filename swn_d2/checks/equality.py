@@ -93,7 +93,7 @@ def check_detections(twins: Twins, scale: Scale) -> list[Figure]:
                     lambda _: twins.stock(pictures),
                     lambda _: twins.swn(pictures),
                     scale.device,
-                    pairs=scale.pairs,
+                    pairs=max(scale.pairs // 3, 1),  # since all that is detected takes its time
                 )
             )
     finally:

@@ -24,19 +24,20 @@ class Figure:
     """Something measured.
 
     Attributes:
+        value: None where it could not be measured, and the note says why.
         goal: the largest value that is aimed at, None where nothing is. To miss it is no failure.
         note: what else there is to say of it.
     """
 
     name: str
-    value: float
+    value: float | None
     unit: str = ""
     goal: float | None = None
     note: str = ""
 
     @property
     def misses_goal(self) -> bool:
-        return self.goal is not None and not self.value <= self.goal  # NaN misses it, too
+        return self.goal is not None and (self.value is None or self.value > self.goal)
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,8 @@ def table(outcomes: Iterable[Outcome]) -> str:
         for figure in outcome.figures:
             goal = "" if figure.goal is None else f"≤ {_number(figure.goal)}"
             notes = ["**goal missed**"] * figure.misses_goal + [figure.note] * bool(figure.note)
-            measured = f"{_number(figure.value)} {figure.unit}".strip()
-            rows.append((outcome.name, figure.name, measured, goal, "; ".join(notes)))
+            measured = "" if figure.value is None else f"{_number(figure.value)} {figure.unit}"
+            rows.append((outcome.name, figure.name, measured.strip(), goal, "; ".join(notes)))
     return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows)
 
 

@@ -40,7 +40,7 @@ def all_checks(configs: Path, scale: Scale) -> list[Check]:
                 cost.check_cost,
                 amp=amp,
                 pictures=scale.few_pictures,
-                pairs=scale.pairs,
+                pairs=scale.pairs if amp == on_gpu else scale.pairs // 2,
             )
             mode = "mixed precision" if amp else "float32"
             add(f"{detector}: cost, {scale.few_pictures} pictures, {mode}", run, 9)
@@ -59,7 +59,7 @@ def all_checks(configs: Path, scale: Scale) -> list[Check]:
     add("suppression", partial(suppression.check_suppression, scale), 8)
     for detector in DETECTORS:
         add(f"{detector}: kernels", of_twins(detector, cost.check_kernels), 5)
-    for detector in DETECTORS:
+    for detector in ("faster_rcnn", "retinanet"):  # regions and anchors
         add(f"{detector}: recorder", of_twins(detector, cost.check_recorder), 9)
     for detector in DETECTORS:
         run = of_twins(

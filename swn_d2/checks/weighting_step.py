@@ -51,7 +51,7 @@ def check_compiled_step(scale: Scale) -> list[Figure]:
         except Exception as error:  # of any of the many parts of a compiler
             lines = str(error).strip().splitlines() or [""]
             reason = f"torch.compile failed: {type(error).__name__}: {lines[0]}"
-            result.append(Figure(figure, float("nan"), note=reason))
+            result.append(Figure(figure, None, note=reason))
     return result
 
 

@@ -150,10 +150,17 @@ def test_kernels_that_are_added_are_found(bench, monkeypatch):
     assert cost.check_kernels(twins, ON_CPU)[1].value > before > 0
 
 
+def test_the_profiler_counts_what_calls_nothing_else():
+    tensor = torch.ones(3)
+    arguments = (cost.ProfilerActivity.CPU, cost.DeviceType.CPU)
+    once = cost._profiled(lambda: tensor.add(tensor), *arguments)
+    assert cost._profiled(lambda: tensor.add(tensor).add(tensor), *arguments) == once + 1
+
+
 def test_what_can_not_be_compiled_is_no_failure():
     scale = dataclasses.replace(ON_CPU, compiler="no such compiler", num_samples=(512,))
     (figure,) = weighting_step.check_compiled_step(scale)
-    assert figure.value != figure.value and "torch.compile failed: " in figure.note
+    assert figure.value is None and "torch.compile failed: " in figure.note
 
 
 def test_a_process_that_fails_is_one_line():
