@@ -23,6 +23,7 @@ from ..modeling import LOG_PERIOD
 from .clock import Pair, alternate, ratio
 from .detectors import Twins
 from .outcomes import Figure, LeftOut
+from .precision import grad_scaler
 from .scale import Scale
 from .synchronisations import waits
 
@@ -169,12 +170,16 @@ def _iterations(
     for cfg in (stock_cfg, swn_cfg):
         cfg.SOLVER.BASE_LR = cfg.SOLVER.SWN.BASE_LR = 0.0
         cfg.SOLVER.AMP.ENABLED = amp
-    stock_trainer = AMPTrainer if amp else SimpleTrainer
     batches = itertools.repeat(list(twins.pictures[:pictures]))
     trainers = (
-        stock_trainer(twins.stock, batches, build_optimizer(stock_cfg, twins.stock)),
+        (AMPTrainer if amp else SimpleTrainer)(
+            twins.stock, batches, build_optimizer(stock_cfg, twins.stock)
+        ),
         inner_trainer_class(swn_cfg)(twins.swn, batches, build_joint_optimizer(swn_cfg, twins.swn)),
     )
+    if amp:
+        for trainer in trainers:  # a scale at which no step is skipped
+            trainer.grad_scaler = grad_scaler(scale.device, init_scale=128.0)
     return tuple(_iteration(trainer) for trainer in trainers)
 
 

@@ -39,13 +39,8 @@ def test_everything_passes_on_the_cpu(tmp_path):
             "kernels",
         ):
             assert f"{detector}: {about}" in checks
-    assert {
-        "processes: 2",
-        "faster_rcnn: recorder",
-        "weighting step",
-        "weighting step, compiled",
-        "suppression",
-    } <= checks.keys()
+    for name in ("weighting step", "weighting step, compiled", "suppression", "processes: 2"):
+        assert name in checks
     assert not any("torch.compile failed" in str(check) for check in checks.values())
     assert str(Path.home()) not in json.dumps(found)
 
