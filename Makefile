@@ -7,7 +7,7 @@ PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
 # compile torch and Detectron2 again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint check-gpu clean
 
 demo: .venv/ready
 	.venv/bin/python tools/demo.py
@@ -18,6 +18,10 @@ test: lint
 lint: .venv/ready
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+
+# Downloads nothing: where there is no .venv, $(PYTHON) must have what is needed.
+check-gpu:
+	$(if $(wildcard .venv/ready),.venv/bin/python,$(PYTHON)) tools/check_gpu.py $(ARGS)
 
 # requirements.lock names every package, so pip need not resolve (--no-deps) and a source package
 # is built with the lock's own setuptools (--no-build-isolation). Python compiles what it imports.

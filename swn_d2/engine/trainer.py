@@ -12,13 +12,7 @@ from detectron2.data import (
     build_detection_test_loader,
     build_detection_train_loader,
 )
-from detectron2.engine import (
-    AMPTrainer,
-    DefaultTrainer,
-    SimpleTrainer,
-    create_ddp_model,
-    hooks,
-)
+from detectron2.engine import DefaultTrainer, create_ddp_model, hooks
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import (
     COCOEvaluator,
@@ -34,6 +28,7 @@ from ..evaluation import build_voc_evaluator
 from ..weighting.memory import ObjectMemory
 from .checkpoint import SafeCheckpointer
 from .environment import write_environment
+from .inner_trainer import inner_trainer_class
 from .optimizer import build_joint_optimizer
 from .recorder import SampleRecorder, weighters_of
 
@@ -67,8 +62,7 @@ class SWNTrainer(DefaultTrainer):
             broadcast_buffers=False,
             device_ids=None if on_cpu else [comm.get_local_rank()],
         )
-        simple_trainer = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
-        self._trainer = simple_trainer(model, data_loader, optimizer)
+        self._trainer = inner_trainer_class(cfg)(model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter = 0

@@ -97,7 +97,7 @@ class ObjectMemory(nn.Module):
 
 def _of_all_processes(objects: Tensor, statistics: Tensor) -> tuple[Tensor, Tensor]:
     """The samples of all processes after one another, in the same order in each of them."""
-    own = torch.tensor([len(objects)], device=objects.device)
+    own = objects.new_full((1,), len(objects))
     sizes = [torch.zeros_like(own) for _ in range(dist.get_world_size())]
     dist.all_gather(sizes, own)
     sizes = torch.cat(sizes).tolist()  # waits for a GPU once
