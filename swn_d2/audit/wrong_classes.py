@@ -11,6 +11,7 @@ __all__ = ["WrongClasses", "find_wrong_classes"]
 
 _FOLDS = 5
 _INVERSE_PENALTY = 0.2  # scikit-learn's C
+_CLEAR = 1 / 3  # of the objects, those that the detector is surest of
 _LARGEST_SHARE = 0.6  # beyond it the detector is more likely to be wrong than the annotations
 _FEWEST = 50  # annotations
 
@@ -38,7 +39,7 @@ def find_wrong_classes(
     1. The detector's probabilities become calibrated ones of the *annotated* class, by a softmax
        regression from their logarithms ("matrix scaling", Guo et al. 2017, Sec. 4.2), for each
        picture with one fitted to the annotations of other pictures.
-    2. The share of wrong classes: of the half of the objects whose likeliest class leaves the
+    2. The share of wrong classes: of the third of the objects whose likeliest class leaves the
        second one farthest behind, those with another class annotated. There the detector errs
        hardly ever.
     3. With wrong classes spread evenly, Bayes' rule gives what the class is, and so the
@@ -67,7 +68,7 @@ def find_wrong_classes(
         )
     noisy = _calibrated(log_probs, classes, pictures)
     second, first = np.sort(noisy, axis=1)[:, -2:].T
-    is_clear = first / second >= np.median(first / second)
+    is_clear = first / second >= np.quantile(first / second, 1 - _CLEAR)
     disagrees = noisy.argmax(axis=1) != classes
     share = share_of(int(disagrees[is_clear].sum()), int(is_clear.sum()))
     if share.value > _LARGEST_SHARE:

@@ -1,0 +1,133 @@
+"""How good an audit is, where the truth is known."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ..data.noise import MISSING_OBJECT, NOISE
+from ..errors import UserError
+from .annotations import to_xyxy
+from .misplaced_boxes import pairwise_ious
+
+__all__ = ["Measured", "measure_annotations", "measure_missing", "read_audit"]
+
+_FIRST = 100
+_FOUND = 0.5  # IoU
+
+
+class Measured(NamedTuple):
+    """What is found among so many, the most suspicious first.
+
+    Attributes:
+        number, wrong: how many there are, and how many of them are wrong, or missing.
+        area: under the ROC curve; NaN where nothing, or everything, is wrong, and for missing
+            objects.
+        average_precision: the mean, over the wrong ones, of the precision down to each; 0 for one
+            that is not found.
+        first: how many of the first 100 are wrong.
+        expected: how many the suspicions add up to.
+    """
+
+    number: int
+    wrong: int
+    area: float
+    average_precision: float
+    first: int
+    expected: float
+
+
+def read_audit(file: Path, truth: Path) -> tuple[dict, list[dict]]:
+    """An audit, and the annotations of the truth that ``tools/add_noise.py`` wrote beside the
+    annotations that were audited.
+
+    Raises:
+        UserError: a file can't be read, is of another kind, or they do not belong together.
+    """
+    audit, true = (_read(f) for f in (file, truth))
+    if audit.get("format") != "swn_d2 audit" or audit.get("version") != 1:
+        raise UserError(f"{file} is no audit of version 1; give the audit.json of tools/audit.py.")
+    annotations = true.get("annotations", [])
+    if not any(NOISE in a for a in annotations):
+        raise UserError(
+            f"{truth} does not say which annotations are noisy; give the .truth.json that "
+            "tools/add_noise.py wrote."
+        )
+    unknown = {row["id"] for row in audit["annotations"]} - {a["id"] for a in annotations}
+    if unknown:
+        raise UserError(
+            f"{len(unknown)} annotations of {file} are not in {truth}: it is the truth of other "
+            "data."
+        )
+    return audit, annotations
+
+
+def measure_annotations(audit: dict, truth: list[dict], kind: str | None = None) -> Measured:
+    """Whether the wrong annotations are the suspicious ones.
+
+    Args:
+        kind: looks at the suspicion of this kind alone; by default at the largest of all.
+    """
+    noisy = {a["id"] for a in truth if a.get(NOISE)}
+    rows = [row for row in audit["annotations"] if row["kind"] is not None]
+    suspicion = np.array([row["suspicions"][kind] if kind else row["suspicion"] for row in rows])
+    wrong = np.array([row["id"] in noisy for row in rows])
+    order = np.argsort(-suspicion, kind="stable")
+    return Measured(
+        len(rows),
+        int(wrong.sum()),
+        _area(suspicion, wrong),
+        _average_precision(wrong[order], int(wrong.sum())),
+        int(wrong[order][:_FIRST].sum()),
+        float(suspicion.sum()),
+    )
+
+
+def measure_missing(audit: dict, truth: list[dict]) -> Measured:
+    """Whether the missing objects are found: by a box with an IoU of 0.5 or more, whatever class is
+    suggested, and each only once."""
+    missing: dict[object, list[list[float]]] = {}
+    for annotation in truth:
+        if MISSING_OBJECT in annotation.get(NOISE, []):
+            missing.setdefault(annotation["image_id"], []).append(annotation["bbox"])
+    number = sum(map(len, missing.values()))
+    rows = sorted(audit["missing"], key=lambda row: -row["suspicion"])
+    found = np.zeros(len(rows), dtype=bool)
+    for i, row in enumerate(rows):
+        left = missing.get(row["image_id"], [])
+        if not left:
+            continue
+        iou = pairwise_ious(to_xyxy([row["bbox"]]), to_xyxy(left))
+        if iou.max() >= _FOUND:
+            found[i] = True
+            del left[int(iou.argmax())]
+    expected = float(sum(row["suspicion"] for row in rows))
+    average_precision = _average_precision(found, number)
+    return Measured(
+        len(rows), number, float("nan"), average_precision, int(found[:_FIRST].sum()), expected
+    )
+
+
+def _read(file: Path) -> dict:
+    try:
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {file}: {error}.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file} has no JSON object in it.")
+    return content
+
+
+def _area(suspicion: np.ndarray, wrong: np.ndarray) -> float:
+    from sklearn.metrics import roc_auc_score
+
+    if wrong.all() or not wrong.any():
+        return float("nan")
+    return float(roc_auc_score(wrong, suspicion))
+
+
+def _average_precision(hits: np.ndarray, number: int) -> float:
+    """The mean precision at each of ``number`` hits; NaN if there is none to be made."""
+    precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+    return float((precision * hits).sum() / number) if number else float("nan")

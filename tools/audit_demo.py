@@ -1,0 +1,45 @@
+#!/usr/bin/env python3
+"""An audit in one command: digits of which some are annotated as others, and who finds them.
+
+Started again after it was stopped, it goes on from the last checkpoint.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+from demo import run
+
+from swn_d2.data import digit_scenes_root
+from swn_d2.errors import require_detectron2, user_errors_exit
+
+CONFIG = "configs/Quickstart/faster_rcnn_tiny_FPN.yaml"
+OUTPUT = Path("output/audit_demo")
+SHARE = 0.1
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    require_detectron2()
+    start = time.monotonic()
+    run("tools/make_digit_scenes.py")
+    root = digit_scenes_root()
+    noisy, truth = root / "noisy.json", root / "noisy.truth.json"
+    clean = root / "annotations" / "instances_train.json"
+    run("tools/add_noise.py", str(clean), str(noisy), "--wrong-classes", str(SHARE))
+    registered = ("--register-coco", "noisy_digits", str(noisy), str(root / "train"))
+    run(
+        *("train_net.py", "--config-file", CONFIG, "--resume", *registered),
+        *("DATASETS.TRAIN", "('noisy_digits',)", "OUTPUT_DIR", str(OUTPUT), "SEED", "1"),
+        *("SOLVER.MAX_ITER", "600", "SOLVER.STEPS", "(450,)", "TEST.EVAL_PERIOD", "0"),
+    )
+    run("tools/audit.py", str(OUTPUT), "--overwrite", *registered)
+    print(f"\n{SHARE:.0%} of the digits were annotated as another one. What the audit found:\n")
+    run("tools/measure_audit.py", str(OUTPUT / "audit.json"), str(truth))
+    minutes = (time.monotonic() - start) / 60
+    print(f"\n{minutes:.1f} minutes. The audit, in a browser: {OUTPUT / 'audit.html'}")
+
+
+if __name__ == "__main__":
+    with user_errors_exit():
+        main()
