@@ -228,7 +228,7 @@ def test_bad_input_is_one_line(run_here, config_file, data, tmp_path, arguments,
 @pytest.mark.parametrize(
     "content, message",
     [
-        (None, "mine.yaml.* does not exist"),
+        (None, "mine.yaml: No such file"),
         ("MODEL: [", "mine.yaml is not a plain YAML"),
         ("MODEL: !!python/object/apply:os.system ['true']", "mine.yaml is not a plain YAML"),
         ("MODLE: {}", "MODLE"),

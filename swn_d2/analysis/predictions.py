@@ -50,17 +50,19 @@ def load_run_config(run: str, opts: Sequence[str] = ()) -> CfgNode:
         UserError: there is no config, it is not valid, or there is no checkpoint.
     """
     if os.path.isdir(run):
-        checkpoint = ["MODEL.WEIGHTS", str(RunFolder(run).checkpoint or "")]
+        folder = RunFolder(run)
+        checkpoint = ["MODEL.WEIGHTS", str(folder.checkpoint or "")]
         cfg = load_config(os.path.join(run, "config.yaml"), [*checkpoint, *opts])
+        missing = folder.problems.get("checkpoint", "")
         cfg.OUTPUT_DIR = run  # it may have been moved
     elif os.path.isfile(run):
-        cfg = load_config(run, opts)
+        cfg, missing = load_config(run, opts), f"{run} has no MODEL.WEIGHTS."
     else:
         raise UserError(
             f"there is no {run}; give the folder of a training, like output/demo, or a config file."
         )
     if not cfg.MODEL.WEIGHTS:
-        raise UserError(f"{run} has no checkpoint to predict with; give one with --weights FILE.")
+        raise UserError(f"{missing} Give a checkpoint to predict with: --weights FILE.")
     return cfg
 
 
