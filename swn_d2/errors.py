@@ -5,6 +5,7 @@ import contextlib
 import importlib.util
 import os
 import sys
+import textwrap
 import time
 import traceback
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ class UserError(ValueError):
 
 # Not a global variable, which the processes that a run starts would not have.
 _DEBUG = "SWN_D2_DEBUG"
+_LONGEST = 300  # letters of a reason; some exceptions list all that would have been right
 
 
 @contextmanager
@@ -46,9 +48,8 @@ def phase(doing: str):
         raise
     except Exception as error:
         last_line = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
-        raise UserError(
-            f"{doing} failed: {last_line.strip()}; run with --debug for the traceback"
-        ) from error
+        reason = textwrap.shorten(last_line, _LONGEST, placeholder=" ...")
+        raise UserError(f"{doing} failed: {reason}; run with --debug for the traceback") from error
 
 
 @contextmanager

@@ -167,8 +167,15 @@ def test_the_config_is_that_of_the_training(config_file, data, tmp_path):
         assert re.search(f"^error: .*{message}", result.stderr.splitlines()[-1])
         assert (output / "config.yaml").read_bytes() == before
     assert not made.exists()
+    of_evaluation = output / "inference" / "config.yaml"
+    assert of_evaluation.read_bytes() == before
     succeed(config_file, data, *final, "MODEL.ROI_HEADS.NMS_THRESH_TEST", "0.6")
     assert (output / "config.yaml").read_bytes() == before
+    evaluated = of_evaluation.read_bytes()
+    assert yaml.safe_load(evaluated)["MODEL"]["ROI_HEADS"]["NMS_THRESH_TEST"] == 0.6
+    longer = ["--resume", "SOLVER.MAX_ITER", "3", "SOLVER.STEPS", "(1,)", "DATASETS.TEST", "()"]
+    succeed(config_file, data, *longer)  # does not evaluate
+    assert of_evaluation.read_bytes() == evaluated
     succeed(config_file, data, "--resume")
     assert yaml.safe_load((output / "config.yaml").read_text())["SOLVER"]["MAX_ITER"] == 4
 

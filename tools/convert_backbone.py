@@ -15,7 +15,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from swn_d2.errors import UserError, require_detectron2, user_errors_exit
+from swn_d2.errors import UserError, add_debug_argument, phase, require_detectron2, user_errors_exit
 
 with user_errors_exit():
     require_detectron2()
@@ -259,8 +259,9 @@ def main() -> None:
         help="timm's name of the model, such as mobilenetv2_100, whose weights may be timm's or, "
         "if they are in the same order, another library's",
     )
+    add_debug_argument(parser)
     args = parser.parse_args()
-    with user_errors_exit():
+    with user_errors_exit(), phase("converting the weights"):
         state_dict = read_state_dict(args.source)
         if args.timm is None:
             weights, settings = convert_resnext(state_dict), resnext_settings(state_dict)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from swn_d2.errors import UserError, user_errors_exit
+from swn_d2.errors import UserError, add_debug_argument, phase, user_errors_exit
 from swn_d2.modeling.soft_nms import batched_soft_nms, iou_guided_nms
 
 Candidates = tuple[Tensor, Tensor, Tensor]
@@ -90,6 +90,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--boxes", type=int, default=1000, help="default: 1000")
     parser.add_argument("--classes", type=int, default=80, help="default: 80")
     parser.add_argument("--rounds", type=int, default=10, help="default: 10")
+    add_debug_argument(parser)
     return parser
 
 
@@ -117,5 +118,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with user_errors_exit():
+    with user_errors_exit(), phase("measuring"):
         main()

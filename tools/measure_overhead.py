@@ -19,7 +19,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from swn_d2 import load_config
-from swn_d2.errors import UserError, user_errors_exit
+from swn_d2.errors import UserError, add_debug_argument, phase, user_errors_exit
 
 
 def random_image(height: int, width: int, num_classes: int) -> dict:
@@ -92,6 +92,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides of both configs"
     )
+    add_debug_argument(parser)
     return parser
 
 
@@ -144,5 +145,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with user_errors_exit():
+    with user_errors_exit(), phase("measuring"):
         main()

@@ -7,7 +7,7 @@ file is good for inference and fine-tuning, not for --resume.
 
 import argparse
 
-from swn_d2.errors import UserError, require_detectron2, user_errors_exit
+from swn_d2.errors import UserError, add_debug_argument, phase, require_detectron2, user_errors_exit
 
 with user_errors_exit():
     require_detectron2()
@@ -40,8 +40,9 @@ def main() -> None:
     )
     parser.add_argument("source", metavar="SRC", help="a checkpoint, model_final.pth for instance")
     parser.add_argument("destination", metavar="DST", help="the .pth file to write")
+    add_debug_argument(parser)
     args = parser.parse_args()
-    with user_errors_exit():
+    with user_errors_exit(), phase("stripping the checkpoint"):
         removed, kept = strip(args.source, args.destination)
     print(f"{args.destination}: {kept} tensors; left out {removed} of the sample weighter.")
 

@@ -50,18 +50,19 @@ def load_run_config(run: str, opts: Sequence[str] = ()) -> CfgNode:
         UserError: there is no config, it is not valid, or there is no checkpoint.
     """
     if os.path.isdir(run):
-        folder = RunFolder(run)
-        checkpoint = ["MODEL.WEIGHTS", str(folder.checkpoint or "")]
+        checkpoint = ["MODEL.WEIGHTS", str(RunFolder(run).checkpoint or "")]
         cfg = load_config(os.path.join(run, "config.yaml"), [*checkpoint, *opts])
-        missing = folder.problems.get("checkpoint", "")
         cfg.OUTPUT_DIR = run  # it may have been moved
     elif os.path.isfile(run):
-        cfg, missing = load_config(run, opts), f"{run} has no MODEL.WEIGHTS."
+        cfg = load_config(run, opts)
     else:
         raise UserError(
             f"there is no {run}; give the folder of a training, like output/demo, or a config file."
         )
     if not cfg.MODEL.WEIGHTS:
+        missing = f"{run} has no MODEL.WEIGHTS."
+        if os.path.isdir(run):
+            missing = RunFolder(run).problem("checkpoint")
         raise UserError(f"{missing} Give a checkpoint to predict with: --weights FILE.")
     return cfg
 

@@ -139,8 +139,8 @@ class RunFolder:
                     "the kind of machine."
                 )
             content = read_json(file)
-            if not isinstance(content, dict):
-                raise UserError(f"{file} is not a note of versions: it holds no object.")
+            if not isinstance(content, dict) or not isinstance(content.get("versions", {}), dict):
+                raise UserError(f"{file} is not the note of a training on its versions.")
             return content
         except UserError as error:
             self._problems["environment"] = str(error)

@@ -91,6 +91,8 @@ def register_coco(name: str, json_file: str, image_dir: str) -> None:
     Raises:
         UserError: the name belongs to another data set, or the file or the folder does not exist.
     """
+    if not name:
+        raise UserError("--register-coco has an empty name for a data set; give it one.")
     if name in DatasetCatalog:
         known = MetadataCatalog.get(name)
         files = known.get("json_file"), known.get("image_root")

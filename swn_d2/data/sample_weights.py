@@ -28,7 +28,7 @@ SAMPLE_WEIGHT = "sample_weight"
 # A factor of losses: long before they overflow, a training ends as with such a learning rate.
 _LARGEST = 1e6
 #: What a weight must be, for messages.
-WEIGHTS_ARE = "a number from 0 to 1000000; 1 counts as without"
+WEIGHTS_ARE = "a number from 0 to 1000000"
 
 
 def is_sample_weight(value: object) -> bool:

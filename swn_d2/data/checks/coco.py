@@ -1,6 +1,5 @@
 """Whether a COCO-format data set is whole: its file, the entries in it, and the images."""
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -12,6 +11,7 @@ from detectron2.data import Metadata
 from detectron2.utils.file_io import PathManager
 
 from swn_d2.errors import UserError
+from swn_d2.files import read_json
 
 from .annotations import check_annotations
 from .pictures import check_files_exist, check_picture_size
@@ -39,7 +39,7 @@ def check_coco(cfg: CfgNode, metadata: Metadata, *, is_train: bool, is_test: boo
     if not PathManager.isfile(file):
         raise UserError(_no_file(metadata.name, file))
     with _wrong_types_told(file):
-        content = _read_json(file)
+        content = read_json(file)
         _check_sections(file, content, is_train)
         _check_sizes(file, content["images"])
         _check_pictures(file, metadata.image_root, content["images"])
@@ -64,7 +64,7 @@ def read_coco(file: str) -> dict:
         raise UserError(f"There is no annotation file {file}.")
     cfg = get_cfg()
     with _wrong_types_told(file):
-        content = _read_json(file)
+        content = read_json(file)
         _check_sections(file, content, is_train=True)
         _check_sizes(file, content["images"])
         _check_annotation_entries(cfg, file, content, is_test=False)
@@ -88,16 +88,6 @@ def _no_file(name: str, file: str) -> str:
         "folder of your data sets."
     )
     return f"Data set {name}: there is no annotation file {file}. {remedy}"
-
-
-def _read_json(file: str) -> object:
-    try:
-        with PathManager.open(file, "rb") as stream:
-            return json.load(stream)
-    except ValueError as error:
-        raise UserError(f"{file} is not valid JSON: {error}.") from None
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}.") from error
 
 
 def _check_sections(file: str, content: object, is_train: bool) -> None:
