@@ -125,6 +125,8 @@ def load_config(config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:
     cfg = get_cfg()
     add_swn_config(cfg)
     if config_file:
+        if "://" in config_file:  # which Detectron2 can read as a _BASE_ only
+            raise UserError(f"the config file {config_file} is a URL; give the path of a file.")
         _check_file(config_file, cfg)
         with _explained(cfg, f"in {config_file}"):
             cfg.merge_from_file(config_file, allow_unsafe=False)

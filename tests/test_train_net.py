@@ -218,7 +218,7 @@ def test_bad_input_in_a_process_of_its_own(config_file, data):
         (["--register-coco", "other", "no.json", "images"], "no.json"),
         (["DATASETS.TRAIN", "()"], "DATASETS.TRAIN is empty"),
         (["MODEL.ROI_HEADS.NAME", "SWNROIHead"], "did you mean SWNROIHeads"),
-        (["MODEL.SWN.STRENGTH", "1"], "number like 1.0.*MODEL.SWN.STRENGTH"),
+        (["MODEL.SWN.STRENGTH", "1"], "MODEL.SWN.STRENGTH is 1, .*number like 1.0"),
         (["MODEL.SWN.EASE_IN", "[0.9,0.2]"], r"EASE_IN is \[0.9, 0.2\].*start <= end"),
         (["OUTPUT_DIR", "/dev/null/x"], "OUTPUT_DIR /dev/null/x"),
         (["--num-gpus", "0"], "at least 1"),

@@ -40,7 +40,10 @@ def read_state_dict(path: str) -> dict[str, Tensor]:
     if not path.endswith(".safetensors"):
         data = read_checkpoint(path)
         # timm's and torchvision's training scripts store it beside the optimiser's state.
-        return data.get("state_dict", data.get("model", data))
+        data = data.get("state_dict", data.get("model", data))
+        if not isinstance(data, dict) or not any(isinstance(v, Tensor) for v in data.values()):
+            raise UserError(f"{path} holds no state dict: there is no tensor in it.")
+        return data
     try:
         from safetensors import SafetensorError
         from safetensors.torch import load_file

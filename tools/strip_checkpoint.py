@@ -7,6 +7,8 @@ file is good for inference and fine-tuning, not for --resume.
 
 import argparse
 
+import torch
+
 from swn_d2.errors import UserError, add_debug_argument, phase, require_detectron2, user_errors_exit
 
 with user_errors_exit():
@@ -27,6 +29,8 @@ def strip(source: str, destination: str) -> tuple[int, int]:
     model = read_checkpoint(source).get("model")
     if not isinstance(model, dict):
         raise UserError(f"{source} is not a checkpoint of Detectron2: it has no 'model'.")
+    if not any(isinstance(value, torch.Tensor) for value in model.values()):
+        raise UserError(f"{source} is not a checkpoint of Detectron2: its 'model' has no tensor.")
     kept = {key: value for key, value in model.items() if not is_sample_weighter_key(key)}
     write_new_checkpoint({"model": kept}, destination)
     return len(model) - len(kept), len(kept)

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ..config import load_config
-from ..engine import SafeCheckpointer, choose_device
+from ..engine import SafeCheckpointer, check_values, choose_device
 from ..errors import UserError
 from ..evaluation.drawing import PALETTE, draw_box
 from ..evaluation.pictures import Objects, read_dataset
@@ -79,6 +79,7 @@ def build_predictor(cfg: CfgNode, *, score_threshold: float) -> DefaultPredictor
     """
     cfg = cfg.clone()
     choose_device(cfg)
+    check_values(cfg)
     # The detector itself leaves out those with lower scores.
     for detector in (cfg.MODEL.ROI_HEADS, cfg.MODEL.RETINANET):
         detector.SCORE_THRESH_TEST = min(detector.SCORE_THRESH_TEST, score_threshold)

@@ -104,10 +104,14 @@ def _write_atomically(write: Callable[[str], None], path: str) -> None:
     try:
         write(partial)
         os.replace(partial, path)
-    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
+    except (OSError, RuntimeError) as error:
         with contextlib.suppress(OSError):
             os.remove(partial)
-        raise UserError(f"cannot write {path}: {error}.") from error
+        # torch's writer raises a RuntimeError on positions in the file.
+        reason = "not all of it could be written; is the disk full?"
+        if isinstance(error, OSError):
+            reason = f"{error.strerror or error}."
+        raise UserError(f"cannot write {path}: {reason}") from error
 
 
 def is_sample_weighter_key(key: str) -> bool:
@@ -190,11 +194,7 @@ class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
             return self.load(path, checkpointables=checkpointables)
         except UserError:
             raise
-        # The many ways in which Detectron2 and state dicts report a file of something else.
-        except (
-            *(AssertionError, AttributeError, LookupError, OSError),
-            *(RuntimeError, TypeError, ValueError),
-        ) as error:
+        except Exception as error:  # of a file of something else, nearly everything
             reason = " ".join(str(error).split())
             raise UserError(f"cannot load the checkpoint {path}: {reason}") from error
 

@@ -54,21 +54,23 @@ def check_run(
         raise UserError(f"{key} is empty: give a --config-file, or {key} \"('NAME',)\".")
     with phase("checking the config"):
         check_values(cfg)
-        if not 0 <= machine_rank < num_machines:
-            raise UserError(
-                f"--machine-rank is {machine_rank}, but it must be at least 0 and less than "
-                f"--num-machines, which is {num_machines}."
-            )
-        _check_processes(cfg, eval_only, num_processes_per_machine, num_machines)
+        _check_processes(cfg, eval_only, num_processes_per_machine, num_machines, machine_rank)
         _check_detector(cfg)
         _check_files(cfg, eval_only, resume)
     with phase("checking the data sets"):
         check_datasets(cfg, eval_only=eval_only)
 
 
-def _check_processes(cfg, eval_only: bool, num_processes_per_machine: int, num_machines: int):
+def _check_processes(
+    cfg, eval_only: bool, num_processes_per_machine: int, num_machines: int, machine_rank: int
+):
     if num_processes_per_machine < 1 or num_machines < 1:
         raise UserError("--num-gpus and --num-machines must be at least 1.")
+    if not 0 <= machine_rank < num_machines:
+        raise UserError(
+            f"--machine-rank is {machine_rank}, but it must be at least 0 and less than "
+            f"--num-machines, which is {num_machines}."
+        )
     num_gpus = torch.cuda.device_count()
     if cfg.MODEL.DEVICE != "cpu" and num_processes_per_machine > num_gpus:
         raise UserError(
@@ -170,6 +172,8 @@ def trace_of_training(folder: str | Path) -> str | None:
 
 
 def _check_files(cfg, eval_only: bool, resume: bool):
+    if "://" in cfg.OUTPUT_DIR:
+        raise UserError(f"OUTPUT_DIR {cfg.OUTPUT_DIR} is a URL; give the path of a folder.")
     try:
         os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
     except OSError as error:

@@ -22,7 +22,9 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
         "SOLVER.MAX_ITER SOLVER.IMS_PER_BATCH SOLVER.CHECKPOINT_PERIOD RECORDING.NUM_SAMPLES "
         "MODEL.ROI_HEADS.NUM_CLASSES MODEL.RETINANET.NUM_CLASSES "
         "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE MODEL.RPN.BATCH_SIZE_PER_IMAGE "
-        "TEST.DETECTIONS_PER_IMAGE INPUT.MAX_SIZE_TRAIN INPUT.MAX_SIZE_TEST",
+        "MODEL.RPN.PRE_NMS_TOPK_TRAIN MODEL.RPN.POST_NMS_TOPK_TRAIN MODEL.RPN.PRE_NMS_TOPK_TEST "
+        "MODEL.RPN.POST_NMS_TOPK_TEST TEST.DETECTIONS_PER_IMAGE INPUT.MAX_SIZE_TRAIN "
+        "INPUT.MAX_SIZE_TEST",
     ),
     "at least 0": (
         lambda value: 0 <= value,
@@ -32,7 +34,9 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "at least 0, and finite": (
         lambda value: 0 <= value < math.inf,
         "SOLVER.BASE_LR SOLVER.WEIGHT_DECAY SOLVER.WEIGHT_DECAY_NORM SOLVER.GAMMA "
-        "SOLVER.BIAS_LR_FACTOR SOLVER.SWN.BASE_LR SOLVER.SWN.WEIGHT_DECAY",
+        "SOLVER.BIAS_LR_FACTOR SOLVER.SWN.BASE_LR SOLVER.SWN.WEIGHT_DECAY "
+        "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA MODEL.RPN.SMOOTH_L1_BETA "
+        "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA",
     ),
     "greater than 0": (
         lambda value: value > 0,
@@ -57,6 +61,10 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda values: all(math.isfinite(value) and value != 0 for value in values),
         "MODEL.PIXEL_STD",
     ),
+    "lists of task, metric, value and tolerance": (
+        lambda results: all(len(result) == 4 for result in results),
+        "TEST.EXPECTED_RESULTS",
+    ),
     "finite numbers": (lambda values: all(map(math.isfinite, values)), "MODEL.PIXEL_MEAN"),
 }
 
@@ -67,6 +75,7 @@ _CHOICES = {
     ),
     "SOLVER.WARMUP_METHOD": ("linear", "constant"),
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("value", "norm"),
+    "MODEL.RPN.BBOX_REG_LOSS_TYPE": ("smooth_l1", "giou", "diou", "ciou"),
     "DATALOADER.SAMPLER_TRAIN": (
         *("TrainingSampler", "RandomSubsetTrainingSampler", "RepeatFactorTrainingSampler"),
     ),

@@ -133,11 +133,12 @@ def _check_what_counts(
             f"crowd regions, {without_area} have a box without area and {without_polygon} have no "
             f"polygon of {VALID_POLYGON}."
         )
-    if is_test and not objects:
+    if is_test and without_area == len(objects):
         raise UserError(
             f"{file} has no object to find, so that it can't be evaluated on: of "
-            f"{len(annotations)} annotations, {crowds} are crowd regions. For predictions without "
-            'an evaluation, leave the whole key "annotations" out.'
+            f"{len(annotations)} annotations, {crowds} are crowd regions and {without_area} have a "
+            "box without area. For predictions without an evaluation, leave the whole key "
+            '"annotations" out.'
         )
     if is_test and not any(a["area"] for a in objects):
         raise UserError(
