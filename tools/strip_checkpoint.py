@@ -29,9 +29,9 @@ def strip(source: str, destination: str) -> tuple[int, int]:
     model = read_checkpoint(source).get("model")
     if not isinstance(model, dict):
         raise UserError(f"{source} is not a checkpoint of Detectron2: it has no 'model'.")
-    if not any(isinstance(value, torch.Tensor) for value in model.values()):
-        raise UserError(f"{source} is not a checkpoint of Detectron2: its 'model' has no tensor.")
-    kept = {key: value for key, value in model.items() if not is_sample_weighter_key(key)}
+    kept = {key: value for key, value in model.items() if not is_sample_weighter_key(str(key))}
+    if not any(isinstance(value, torch.Tensor) for value in kept.values()):
+        raise UserError(f"{source} is not a checkpoint of a detector: its 'model' has no tensor.")
     write_new_checkpoint({"model": kept}, destination)
     return len(model) - len(kept), len(kept)
 

@@ -3,6 +3,7 @@
 import difflib
 import logging
 import os
+import re
 from pathlib import Path
 
 import torch
@@ -28,7 +29,7 @@ _TRACES = ("last_checkpoint", "model_*.pth", "metrics.json", RECORDING, f"{SNAPS
 
 def choose_device(cfg) -> None:
     """Set ``MODEL.DEVICE`` to the CPU, in place, where there is no GPU."""
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+    if re.fullmatch(r"cuda(:\d+)?", cfg.MODEL.DEVICE) and not torch.cuda.is_available():
         logging.getLogger(__name__).warning("There is no GPU: running on the CPU.")
         cfg.MODEL.DEVICE = "cpu"
 
