@@ -19,8 +19,8 @@ from swn_d2.data.sample_weights import (
 )
 from swn_d2.errors import UserError
 
-from .boxes import check_boxes_as_a_whole
-from .masks import UNDECODABLE, VALID_POLYGON, MaskUse, count_dropped, find_undecodable, mask_fault
+from .boxes import Boxes
+from .masks import UNDECODABLE, VALID_POLYGON, MaskUse, find_dropped, find_undecodable, mask_fault
 
 __all__ = ["check_annotations"]
 
@@ -63,11 +63,23 @@ def check_annotations(
         faults[UNDECODABLE] = undecodable
     if faults:
         raise UserError(f"{file} has {'; '.join(starmap(_describe, faults.items()))}.")
-    check_boxes_as_a_whole(file, annotations, sizes)
-    _check_what_counts(file, annotations, is_train=is_train, is_test=is_test)
+    boxes = Boxes(annotations, sizes)
+    boxes.check_as_a_whole(file)
+    polygons, without_polygon = find_dropped(annotations)
+    _check_what_counts(file, annotations, without_polygon, is_train=is_train, is_test=is_test)
     if is_train:
         _check_weights(cfg, file, annotations)
-    _warn_of_what_training_drops(file, annotations, sizes, is_train)
+    without_area, overhanging = boxes.count_odd_ones()
+    if without_area or overhanging:
+        logger.warning(
+            f"{file}: {without_area} boxes have no area and {overhanging} reach more than a pixel "
+            "beyond the image; Detectron2 drops the former and clips the latter in training."
+        )
+    if is_train and polygons:
+        logger.warning(
+            f"{file}: {polygons} polygons do not have {VALID_POLYGON}; Detectron2 drops them in "
+            f"training, and {len(without_polygon)} objects that have no other polygon with them."
+        )
 
 
 def _describe(fault: str, found: list[dict]) -> str:
@@ -120,20 +132,25 @@ def _weight_fault(annotation: dict) -> str | None:
 
 
 def _check_what_counts(
-    file: str, annotations: list[dict], *, is_train: bool, is_test: bool
+    file: str,
+    annotations: list[dict],
+    without_polygon: list[dict],
+    *,
+    is_train: bool,
+    is_test: bool,
 ) -> None:
     """Something must be left to train on, and to be found."""
     objects = [a for a in annotations if not a.get("iscrowd", 0)]
-    crowds = len(annotations) - len(objects)
-    without_area = sum(min(a["bbox"][2:]) == 0 for a in objects)
-    _, without_polygon = count_dropped(annotations)
-    if is_train and without_area + without_polygon >= len(objects):
+    with_area = [a for a in objects if min(a["bbox"][2:]) > 0]
+    crowds, without_area = len(annotations) - len(objects), len(objects) - len(with_area)
+    dropped = set(map(id, without_polygon))
+    if is_train and all(id(a) in dropped for a in with_area):
         raise UserError(
-            f"{file} has no annotation to train on: of {len(annotations)}, {crowds} are "
-            f"crowd regions, {without_area} have a box without area and {without_polygon} have no "
-            f"polygon of {VALID_POLYGON}."
+            f"{file} has no annotation to train on: of {len(annotations)}, {crowds} are crowd "
+            f"regions, {without_area} have a box without area and {len(dropped)} have no polygon "
+            f"of {VALID_POLYGON}."
         )
-    if is_test and without_area == len(objects):
+    if is_test and not with_area:
         raise UserError(
             f"{file} has no object to find, so that it can't be evaluated on: of "
             f"{len(annotations)} annotations, {crowds} are crowd regions and {without_area} have a "
@@ -159,33 +176,3 @@ def _check_weights(cfg: CfgNode, file: str, annotations: list[dict]) -> None:
             f"{file} has a {SAMPLE_WEIGHT} of 0 throughout, so that no object counts; give those "
             "that are to be learned other weights."
         )
-
-
-def _warn_of_what_training_drops(
-    file: str, annotations: list[dict], sizes: dict, is_train: bool
-) -> None:
-    polygons, objects = count_dropped(annotations)
-    without_area, overhanging = _count_odd_boxes(annotations, sizes)
-    if without_area or overhanging:
-        logger.warning(
-            f"{file}: {without_area} boxes have no area and {overhanging} reach more than a pixel "
-            "beyond the image; Detectron2 drops the former and clips the latter in training."
-        )
-    if is_train and polygons:
-        logger.warning(
-            f"{file}: {polygons} polygons do not have {VALID_POLYGON}; Detectron2 drops them in "
-            f"training, and {objects} objects that have no other polygon with them."
-        )
-
-
-def _count_odd_boxes(annotations: list[dict], sizes: dict) -> tuple[int, int]:
-    """How many boxes have no area, and how many others reach beyond their image."""
-    without_area = overhanging = 0
-    for annotation in annotations:
-        x, y, width, height = annotation["bbox"]
-        image_width, image_height = sizes[annotation["image_id"]]
-        if width == 0 or height == 0:
-            without_area += 1
-        elif min(x, y) < -1 or x + width > image_width + 1 or y + height > image_height + 1:
-            overhanging += 1
-    return without_area, overhanging
