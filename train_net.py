@@ -36,7 +36,7 @@ def main(args):
     with user_errors_exit():
         cfg = setup(args)
     with user_errors_exit(cfg.OUTPUT_DIR):
-        with phase("starting the log"):
+        with phase("starting the run"):
             start_run(cfg, args)
         if args.eval_only:
             model = SWNTrainer.build_model(cfg)

@@ -47,9 +47,19 @@ def phase(doing: str):
     except UserError:
         raise
     except Exception as error:
-        last_line = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
-        reason = textwrap.shorten(last_line, _LONGEST, placeholder=" ...")
-        raise UserError(f"{doing} failed: {reason}; run with --debug for the traceback") from error
+        raise UserError(
+            f"{doing} failed: {_in_one_line(error)}; run with --debug for the traceback"
+        ) from error
+
+
+def _in_one_line(error: Exception) -> str:
+    text = "".join(traceback.format_exception_only(error)).strip()
+    if "Traceback" in text:  # of another process, which a data loader hands on
+        text = text.splitlines()[-1]
+    if not str(error):  # an assertion without words
+        *_, place = traceback.extract_tb(error.__traceback__)
+        text += f" in {os.path.basename(place.filename)}, line {place.lineno}: {place.line}"
+    return textwrap.shorten(text, _LONGEST, placeholder=" ...")
 
 
 @contextmanager

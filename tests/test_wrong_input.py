@@ -190,6 +190,9 @@ ARGUMENTS = {
     "MODEL.PIXEL_STD [0.0,1.0,1.0]": "MODEL.PIXEL_STD is [0.0, 1.0, 1.0]",
     "MODEL.ROI_HEADS.NUM_CLASSES 0": "MODEL.ROI_HEADS.NUM_CLASSES is 0",
     "MODEL.RPN.BBOX_REG_LOSS_TYPE l1": "BBOX_REG_LOSS_TYPE has 'l1'",
+    "INPUT.CROP.TYPE x": "INPUT.CROP.TYPE has 'x' & absolute",
+    "INPUT.CROP.ENABLED True INPUT.CROP.SIZE [2.0,2.0]": "INPUT.CROP.SIZE is [2.0, 2.0] & up to 1",
+    "SEED 99999999999": "SEED is 99999999999",
     "TEST.EXPECTED_RESULTS [[1]]": "TEST.EXPECTED_RESULTS is [[1]]",
     "MODEL.SAMPLE_WEIGHTER.CLASS_WEIGHTS [0,0,0,0,0,0,0,0,0,0]": "CLASS_WEIGHTS are all 0",
     "MODEL.SAMPLE_WEIGHTER.CLASS_WEIGHTS [1]": "1 weights & ROI_HEADS.NUM_CLASSES is 10",
@@ -197,7 +200,9 @@ ARGUMENTS = {
     # What no check knows: the phase and Python's words.
     "--resume MODEL.RPN.IN_FEATURES ['p9']": "building the model failed: & p9 & --debug",
     "--resume MODEL.ROI_BOX_HEAD.POOLER_TYPE x": "building the model failed: & --debug",
-    "--resume INPUT.CROP.ENABLED True INPUT.CROP.TYPE x": "loading the training set failed: ",
+    "--resume INPUT.MIN_SIZE_TRAIN_SAMPLING range": "loading the training set failed: & --debug",
+    "--resume MODEL.RPN.IOU_THRESHOLDS [0.7,0.3]": "building the model failed: & matcher.py, line",
+    "--resume MODEL.PIXEL_MEAN [1.0]": "building the model failed: & pixel_mean",
     "--resume MODEL.RESNETS.WIDTH_PER_GROUP 8": "does not fit this model",
 }
 

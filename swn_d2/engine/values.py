@@ -48,6 +48,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
         "MODEL.ROI_HEADS.NMS_THRESH_TEST MODEL.RETINANET.NMS_THRESH_TEST MODEL.RPN.NMS_THRESH "
         "DATALOADER.REPEAT_THRESHOLD",
     ),
+    "below 2 to the power of 32": (lambda value: value < 2**32, "SEED"),
     "at least 0 and below 1": (lambda value: 0 <= value < 1, "SOLVER.MOMENTUM"),
     "numbers of iterations that rise": (
         lambda steps: list(steps) == sorted(steps) and all(step > 0 for step in steps),
@@ -82,6 +83,7 @@ _CHOICES = {
     "INPUT.FORMAT": ("BGR", "RGB", "L", "YUV-BT.601"),
     "INPUT.MASK_FORMAT": ("polygon", "bitmask"),
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
+    "INPUT.CROP.TYPE": ("relative_range", "relative", "absolute", "absolute_range"),
     "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),
 }
 
@@ -108,6 +110,10 @@ def check_values(cfg: CfgNode) -> None:
     if "resnet" in cfg.MODEL.BACKBONE.NAME:
         depth = cfg.MODEL.RESNETS.DEPTH
         check("MODEL.RESNETS.DEPTH", depth, depth in _RESNET_DEPTHS, f"one of {_RESNET_DEPTHS}")
+    crop = cfg.INPUT.CROP
+    if crop.ENABLED and crop.TYPE.startswith("relative"):
+        is_share = all(0 < size <= 1 for size in crop.SIZE)
+        check("INPUT.CROP.SIZE", crop.SIZE, is_share, f"above 0, up to 1, with {crop.TYPE}")
     _check_device(cfg.MODEL.DEVICE)
 
 

@@ -285,7 +285,10 @@ def test_categories_that_differ(own, train_cfg, clean_catalog):
 def test_a_value_of_the_wrong_type(own, train_cfg):
     own.content["images"][0]["file_name"] = 17
     own.save()
-    assert f"{own.file} has a value of the wrong type" in message_for(train_cfg)
+    expected = (
+        '1 of 3 entries in "images" have a "file_name" that is not a text; the first is id 1.'
+    )
+    assert message_for(train_cfg) == f"{own.file}: {expected}"
 
 
 def test_a_test_set_that_can_not_be_evaluated(own, train_cfg, clean_catalog):

@@ -104,7 +104,7 @@ def _box_fault(box: object, image_width: int, image_height: int) -> str | None:
     try:
         x, y, width, height = box
         finite = math.isfinite(x + y + width + height)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         finite = False
     if not finite:
         return "a bbox that is not four finite numbers"

@@ -19,6 +19,13 @@ from .sampling import sample
 
 __all__ = ["check_coco", "read_coco"]
 
+#: Key of an entry -> what its value must be. Others are checked where they are used.
+_TYPES = {
+    **dict.fromkeys(("id", "image_id", "category_id"), ((int, float, str), "a number or a text")),
+    "file_name": ((str,), "a text"),
+    "name": ((str, int), "a text"),
+}
+
 
 def check_coco(cfg: CfgNode, metadata: Metadata, *, is_train: bool, is_test: bool) -> list[str]:
     """Check a COCO-format data set: its annotation file, the images and the annotations.
@@ -122,13 +129,20 @@ def _check_entries(file: str, content: dict, section: str, needed: Iterable[str]
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise UserError(f'{file} is not in COCO format: "{section}" is not a list of objects.')
     for key in needed:
+        types, wanted = _TYPES.get(key, ((object,), ""))
         lacking = [i for i, entry in enumerate(entries) if key not in entry]
+        what = f'no "{key}"'
+        if not lacking:
+            lacking = [i for i, entry in enumerate(entries) if not isinstance(entry[key], types)]
+            what = f'a "{key}" that is not {wanted}'
         if lacking:
             first = entries[lacking[0]]
-            which = f"id {first['id']}" if "id" in first else f"number {lacking[0] + 1} in the list"
+            which = f"number {lacking[0] + 1} in the list"
+            if "id" in first and key != "id":
+                which = f"id {first['id']}"
             raise UserError(
-                f'{file}: {len(lacking)} of {len(entries)} entries in "{section}" have no '
-                f'"{key}"; the first is {which}.'
+                f'{file}: {len(lacking)} of {len(entries)} entries in "{section}" have {what}; the '
+                f"first is {which}."
             )
 
 

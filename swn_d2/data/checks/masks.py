@@ -93,7 +93,7 @@ def _polygons_fault(polygons: object, use: MaskUse) -> str | None:
 def _are_finite(numbers: list) -> bool:
     try:
         return math.isfinite(sum(numbers))
-    except TypeError:
+    except (TypeError, OverflowError):
         return False
 
 
