@@ -202,7 +202,7 @@ ARGUMENTS = {
     "--resume MODEL.ROI_BOX_HEAD.POOLER_TYPE x": "building the model failed: & --debug",
     "--resume INPUT.MIN_SIZE_TRAIN_SAMPLING range": "loading the training set failed: & --debug",
     "--resume MODEL.RPN.IOU_THRESHOLDS [0.7,0.3]": "building the model failed: & matcher.py, line",
-    "--resume MODEL.PIXEL_MEAN [1.0]": "building the model failed: & pixel_mean",
+    "--resume MODEL.PIXEL_MEAN [1.0]": "building the model failed: & different shapes",
     "--resume MODEL.RESNETS.WIDTH_PER_GROUP 8": "does not fit this model",
 }
 
