@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Train or evaluate a detector with sample weighting. Used as Detectron2's own train_net.py."""
 
-from swn_d2.errors import require_detectron2, user_errors_exit
+from swn_d2.errors import add_debug_argument, phase, require_detectron2, user_errors_exit
 
 with user_errors_exit():
     require_detectron2()
@@ -22,8 +22,10 @@ from swn_d2.engine import (
 )
 
 
+@phase("reading the config")
 def setup(args):
     """The run's config, from the config file and the command line."""
+    register_from_args(args)
     cfg = load_config(args.config_file, args.opts)
     choose_device(cfg)
     cfg.freeze()
@@ -32,19 +34,23 @@ def setup(args):
 
 def main(args):
     with user_errors_exit():
-        register_from_args(args)
         cfg = setup(args)
-        start_run(cfg, args)
+    with user_errors_exit(cfg.OUTPUT_DIR):
+        with phase("starting the run"):
+            start_run(cfg, args)
         if args.eval_only:
             model = SWNTrainer.build_model(cfg)
-            SafeCheckpointer(model, save_dir=cfg.OUTPUT_DIR).load_whole(cfg.MODEL.WEIGHTS)
+            with phase("loading the checkpoint"):
+                SafeCheckpointer(model, save_dir=cfg.OUTPUT_DIR).load_whole(cfg.MODEL.WEIGHTS)
             write_config(cfg, eval_only=True)
             results = SWNTrainer.test(cfg, model)
             if comm.is_main_process():
                 verify_results(cfg, results)
             return results
-        trainer = SWNTrainer(cfg)
-        trainer.resume_or_load(resume=args.resume)
+        with phase("setting up the training"):
+            trainer = SWNTrainer(cfg)
+        with phase("loading the checkpoint"):
+            trainer.resume_or_load(resume=args.resume)
         write_config(cfg, eval_only=False)
         return trainer.train()
 
@@ -52,6 +58,7 @@ def main(args):
 def argument_parser():
     parser = default_argument_parser()
     add_register_coco_argument(parser)
+    add_debug_argument(parser)
     return parser
 
 
@@ -59,14 +66,15 @@ if __name__ == "__main__":
     args = argument_parser().parse_args()
     with user_errors_exit():
         # In this process first: a mistake is reported once, and before any process starts.
-        register_from_args(args)
         cfg = setup(args)
+    with user_errors_exit(cfg.OUTPUT_DIR):
         check_run(
             cfg,
             eval_only=args.eval_only,
             resume=args.resume,
             num_processes_per_machine=args.num_gpus,
             num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
         )
         launch(
             main,

@@ -4,13 +4,15 @@
 """
 
 import difflib
+import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from .errors import UserError
+from .files import read_yaml
 from .weighting import SAMPLE_WEIGHTER_REGISTRY
 
 __all__ = ["add_swn_config", "load_config"]
@@ -122,35 +124,125 @@ def load_config(config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:
     """
     cfg = get_cfg()
     add_swn_config(cfg)
-    try:
-        if config_file:
+    if config_file:
+        if "://" in config_file:  # which Detectron2 can read as a _BASE_ only
+            raise UserError(f"the config file {config_file} is a URL; give the path of a file.")
+        _check_file(config_file, cfg)
+        with _explained(cfg, f"in {config_file}"):
             cfg.merge_from_file(config_file, allow_unsafe=False)
-        cfg.merge_from_list(list(opts))
-    except OSError as error:
-        raise UserError(
-            f"cannot read the config file {error.filename}: {error.strerror}."
-        ) from error
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{config_file} is not a plain YAML file: {reason}") from error
-    # An empty file, or one with a list in it, raises the last two.
-    except (AssertionError, KeyError, ValueError, AttributeError, TypeError) as error:
-        raise UserError(_explain(cfg, config_file, str(error))) from error
+    _check_pairs(opts)
+    for key, value in zip(opts[::2], opts[1::2], strict=True):
+        with _explained(cfg, "on the command line", key):
+            cfg.merge_from_list([key, value])
     return cfg
 
 
-def _explain(cfg: CfgNode, config_file: str, reason: str) -> str:
-    where = f"in {config_file} or on the command line" if config_file else "on the command line"
+def _check_file(file: str, cfg: CfgNode, included_by: tuple[str, ...] = ()) -> None:
+    """Check what Detectron2 takes for granted of a config file, and of those it is based on."""
+    whose = f" It is the _BASE_ of {included_by[-1]}." if included_by else ""
+    if file in included_by:
+        raise UserError(
+            f"the config file {file} includes itself: {' <- '.join((*included_by, file))} "
+            "(_BASE_ leads from each to the next)."
+        )
+    try:
+        content = read_yaml(file)
+    except UserError as error:
+        raise UserError(f"config file: {error}{whose}") from error
+    if not isinstance(content, dict):
+        what = "is empty" if content is None else f"holds a {type(content).__name__}"
+        raise UserError(
+            f"the config file {file} {what}, but a config has sections with keys, such as "
+            f"SOLVER: {{BASE_LR: 0.01}}.{whose}"
+        )
+    bases = content.pop("_BASE_", [])
+    for base in bases if isinstance(bases, list) else [bases]:
+        if not isinstance(base, str):
+            raise UserError(f"_BASE_ in {file} is {base!r}, but it must be the path of a config.")
+        base = os.path.expanduser(base)
+        if "://" not in base:
+            base = os.path.normpath(os.path.join(os.path.dirname(file), base))
+        _check_file(base, cfg, (*included_by, file))
+    _check_sections(content, cfg, file)
+
+
+def _check_sections(content: dict, cfg: CfgNode, file: str, prefix: str = "") -> None:
+    """What is a section in the defaults must be one, and nothing else."""
+    for name, value in content.items():
+        key = f"{prefix}{name}"
+        if not isinstance(name, str):
+            raise UserError(f"{key} in {file} is no config key: it is not a text.")
+        is_section = isinstance(cfg.get(name), CfgNode)
+        if is_section and not isinstance(value, dict):
+            what = "nothing" if value is None else repr(value)
+            raise UserError(f"{key} in {file} is a section of keys, but {what} stands there.")
+        if is_section:
+            _check_sections(value, cfg[name], file, f"{key}.")
+        elif name in cfg and isinstance(value, dict):
+            raise UserError(f"{key} in {file} is a key with a value, but a section stands there.")
+
+
+def _check_pairs(opts: Sequence[str]) -> None:
+    for text in map(str, opts):
+        if text.startswith("--"):
+            raise UserError(
+                f"{text} stands behind the first KEY VALUE, where it is no option any more; give "
+                "options before."
+            )
+    for key in map(str, opts[::2]):
+        if "=" in key:
+            raise UserError(f"{key}: give KEY VALUE with a space between, {key.replace('=', ' ')}.")
+    if len(opts) % 2:
+        raise UserError(
+            f"the overrides are no pairs of KEY VALUE, on the command line: "
+            f"{' '.join(map(str, opts))}"
+        )
+
+
+#: What yacs says of a value of another type than the default's.
+_MISMATCH = re.compile(
+    r"Type mismatch \(<class '([\w.]+)'> vs\. .*?\) with values \((.*) vs\. (.*)\) "
+    r"for config key: ([\w.]+)",
+    re.DOTALL,
+)
+_TYPES = {
+    "bool": "True or False",
+    "float": "a number like 1.0",
+    "int": "a whole number",
+    "list": "a list like [1, 2]",
+    "str": "a text",
+    "tuple": "a tuple like ('a', 'b')",
+}
+
+
+@contextmanager
+def _explained(cfg: CfgNode, where: str, key: str = ""):
+    """Say what yacs and fvcore report, each mistake in another way, in words of ours.
+
+    Args:
+        where: the config comes from.
+        key: that is merged, if it is only one.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())
+    else:
+        return
+    if mismatch := _MISMATCH.search(reason):
+        kind, default, value, key = mismatch.groups()
+        wanted = f"{_TYPES[kind]}; its default is {default}" if kind in _TYPES else "a section"
+        raise UserError(
+            f"the config {where} is not valid: {key} is {value}, but it must be {wanted}."
+        )
     unknown = re.search(r"Non-existent (?:config )?key: ([\w.]+)", reason)
-    if unknown is None and "<class 'float'> vs. <class 'int'>" in reason:
-        return f"the config {where} has an integer where a number like 1.0 must stand: {reason}"
-    if unknown is None:
-        return f"the config {where} is not valid: {reason}"
-    key = unknown.group(1)
+    if not unknown and (not key or key in _keys(cfg)):
+        raise UserError(f"the config {where} is not valid: {f'{key}: ' if key else ''}{reason}.")
+    key = unknown[1] if unknown else key
     # Compare the whole key, so that a key in the wrong section is found as well.
     similar = difflib.get_close_matches(key, list(_keys(cfg)), n=1, cutoff=0.6)
     hint = f" Did you mean {similar[0]}?" if similar else ""
-    return f"there is no config key {key} ({where}).{hint}"
+    raise UserError(f"there is no config key {key} ({where}).{hint}")
 
 
 def _keys(cfg: CfgNode, prefix: str = "") -> Iterator[str]:

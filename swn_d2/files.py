@@ -1,13 +1,82 @@
-"""Text files that appear whole or not at all."""
+"""Text files: one sentence where they can't be read, and whole or not at all where written."""
 
 import contextlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import yaml
+from detectron2.utils.file_io import PathManager
 
 from .errors import UserError
 
-__all__ = ["check_outputs", "write_new", "write_text"]
+__all__ = ["check_outputs", "read_json", "read_text", "read_yaml", "write_new", "write_text"]
+
+
+def read_text(file: str | Path) -> str:
+    """The text in a file, or at a URL.
+
+    Raises:
+        UserError: it can't be read, or is not in UTF-8.
+    """
+    try:
+        with PathManager.open(str(file), "rb") as stream:
+            return stream.read().decode("utf-8")
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{file} is not a text file, or not in UTF-8; if it is text, save it again in UTF-8."
+        ) from error
+
+
+def read_json(file: str | Path) -> Any:
+    """What a JSON file has in it.
+
+    Raises:
+        UserError: it can't be read, is not JSON, or is JSON that Detectron2 would not read.
+    """
+    text = read_text(file)
+    if text.startswith("\ufeff"):
+        raise UserError(
+            f"{file} begins with a byte-order mark, which JSON must not; save it again in UTF-8 "
+            "without one (BOM)."
+        )
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{file} is not valid JSON: {error}.") from error
+    except RecursionError as error:
+        raise UserError(f"{file} is nested too deeply to be read; is it damaged?") from error
+
+
+def read_yaml(file: str | Path) -> Any:
+    """What a YAML file without Python objects has in it.
+
+    Raises:
+        UserError: it can't be read, is not such a file, or has a key twice.
+    """
+    text = read_text(file)
+    try:
+        return yaml.load(text, _UniqueKeyLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # the second: no such date
+        reason = " ".join(str(error).split())
+        raise UserError(f"{file} is not a plain YAML file: {reason}") from error
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Refuses a key that stands twice in a mapping, of which YAML's own loader drops one."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                line = key.start_mark.line + 1
+                raise yaml.YAMLError(f"the key {key.value!r} stands there again in line {line}")
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+        return super().construct_mapping(node, deep)
 
 
 def write_text(file: Path, text: str) -> None:

@@ -167,8 +167,15 @@ def test_the_config_is_that_of_the_training(config_file, data, tmp_path):
         assert re.search(f"^error: .*{message}", result.stderr.splitlines()[-1])
         assert (output / "config.yaml").read_bytes() == before
     assert not made.exists()
+    of_evaluation = output / "inference" / "config.yaml"
+    assert of_evaluation.read_bytes() == before
     succeed(config_file, data, *final, "MODEL.ROI_HEADS.NMS_THRESH_TEST", "0.6")
     assert (output / "config.yaml").read_bytes() == before
+    evaluated = of_evaluation.read_bytes()
+    assert yaml.safe_load(evaluated)["MODEL"]["ROI_HEADS"]["NMS_THRESH_TEST"] == 0.6
+    longer = ["--resume", "SOLVER.MAX_ITER", "3", "SOLVER.STEPS", "(1,)", "DATASETS.TEST", "()"]
+    succeed(config_file, data, *longer)  # does not evaluate
+    assert of_evaluation.read_bytes() == evaluated
     succeed(config_file, data, "--resume")
     assert yaml.safe_load((output / "config.yaml").read_text())["SOLVER"]["MAX_ITER"] == 4
 
@@ -211,7 +218,7 @@ def test_bad_input_in_a_process_of_its_own(config_file, data):
         (["--register-coco", "other", "no.json", "images"], "no.json"),
         (["DATASETS.TRAIN", "()"], "DATASETS.TRAIN is empty"),
         (["MODEL.ROI_HEADS.NAME", "SWNROIHead"], "did you mean SWNROIHeads"),
-        (["MODEL.SWN.STRENGTH", "1"], "number like 1.0.*MODEL.SWN.STRENGTH"),
+        (["MODEL.SWN.STRENGTH", "1"], "MODEL.SWN.STRENGTH is 1, .*number like 1.0"),
         (["MODEL.SWN.EASE_IN", "[0.9,0.2]"], r"EASE_IN is \[0.9, 0.2\].*start <= end"),
         (["OUTPUT_DIR", "/dev/null/x"], "OUTPUT_DIR /dev/null/x"),
         (["--num-gpus", "0"], "at least 1"),
@@ -228,7 +235,7 @@ def test_bad_input_is_one_line(run_here, config_file, data, tmp_path, arguments,
 @pytest.mark.parametrize(
     "content, message",
     [
-        (None, "mine.yaml.* does not exist"),
+        (None, "mine.yaml: No such file"),
         ("MODEL: [", "mine.yaml is not a plain YAML"),
         ("MODEL: !!python/object/apply:os.system ['true']", "mine.yaml is not a plain YAML"),
         ("MODLE: {}", "MODLE"),

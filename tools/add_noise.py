@@ -3,7 +3,7 @@
 
 import argparse
 
-from swn_d2.errors import require_detectron2, user_errors_exit
+from swn_d2.errors import add_debug_argument, phase, require_detectron2, user_errors_exit
 
 with user_errors_exit():
     require_detectron2()
@@ -58,6 +58,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="FILE",
         help="write the noisy annotations also with a sample_weight of 0 for the noisy objects",
     )
+    add_debug_argument(parser)
     return parser.parse_args(argv)
 
 
@@ -69,7 +70,7 @@ def main() -> None:
         JITTERED_BOX: args.jittered_boxes,
         MISSING_OBJECT: args.missing_objects,
     }
-    with user_errors_exit():
+    with user_errors_exit(), phase("adding noise"):
         added = add_noise(
             args.source,
             args.destination,

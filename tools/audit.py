@@ -7,6 +7,8 @@ from pathlib import Path
 
 from swn_d2.errors import (
     UserError,
+    add_debug_argument,
+    phase,
     require_detectron2,
     require_matplotlib,
     require_scikit_learn,
@@ -75,6 +77,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="with --write: take over the suggestions that are more likely right than wrong",
     )
     add_register_coco_argument(parser)
+    add_debug_argument(parser)
     return parser.parse_args(argv)
 
 
@@ -109,7 +112,7 @@ def show_progress(done: int) -> None:
 def main() -> None:
     """Run the tool."""
     args = parse_args()
-    with user_errors_exit():
+    with user_errors_exit(), phase("auditing"):
         check_args(args)
         register_from_args(args)
         weights = ["MODEL.WEIGHTS", args.weights] if args.weights else []

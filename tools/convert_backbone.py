@@ -15,7 +15,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from swn_d2.errors import UserError, require_detectron2, user_errors_exit
+from swn_d2.errors import UserError, add_debug_argument, phase, require_detectron2, user_errors_exit
 
 with user_errors_exit():
     require_detectron2()
@@ -40,7 +40,10 @@ def read_state_dict(path: str) -> dict[str, Tensor]:
     if not path.endswith(".safetensors"):
         data = read_checkpoint(path)
         # timm's and torchvision's training scripts store it beside the optimiser's state.
-        return data.get("state_dict", data.get("model", data))
+        data = data.get("state_dict", data.get("model", data))
+        if not isinstance(data, dict) or not any(isinstance(v, Tensor) for v in data.values()):
+            raise UserError(f"{path} holds no state dict: there is no tensor in it.")
+        return data
     try:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -259,8 +262,9 @@ def main() -> None:
         help="timm's name of the model, such as mobilenetv2_100, whose weights may be timm's or, "
         "if they are in the same order, another library's",
     )
+    add_debug_argument(parser)
     args = parser.parse_args()
-    with user_errors_exit():
+    with user_errors_exit(), phase("converting the weights"):
         state_dict = read_state_dict(args.source)
         if args.timm is None:
             weights, settings = convert_resnext(state_dict), resnext_settings(state_dict)

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from swn_d2.errors import require_detectron2, user_errors_exit
+from swn_d2.errors import add_debug_argument, phase, require_detectron2, user_errors_exit
 
 CONFIG = "configs/Quickstart/faster_rcnn_tiny_FPN_swn.yaml"
 OUTPUT = Path("output/demo")
@@ -28,7 +28,9 @@ def run(*command: str) -> None:
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_debug_argument(parser)
+    parser.parse_args()
     require_detectron2()
     start = time.monotonic()
     run("tools/make_digit_scenes.py")
@@ -65,5 +67,5 @@ def last_evaluation(metrics_file: Path) -> dict:
 
 
 if __name__ == "__main__":
-    with user_errors_exit():
+    with user_errors_exit(), phase("the demo"):
         main()

@@ -5,7 +5,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from swn_d2.errors import UserError, require_detectron2, require_matplotlib, user_errors_exit
+from swn_d2.errors import (
+    UserError,
+    add_debug_argument,
+    phase,
+    require_detectron2,
+    require_matplotlib,
+    user_errors_exit,
+)
 
 with user_errors_exit():
     require_detectron2()
@@ -35,13 +42,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--output", type=Path, metavar="FOLDER", help="default: figures/ in the first run's folder"
     )
     add_register_coco_argument(parser)
+    add_debug_argument(parser)
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the tool."""
     args = parse_args(argv)
-    with user_errors_exit():
+    with user_errors_exit(), phase("drawing the figures"):
         register_from_args(args)
         runs = open_runs(args.runs)
         folder = args.output or runs[0].path / "figures"

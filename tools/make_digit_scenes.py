@@ -3,7 +3,7 @@
 
 import argparse
 
-from swn_d2.errors import require_detectron2, user_errors_exit
+from swn_d2.errors import add_debug_argument, phase, require_detectron2, user_errors_exit
 
 with user_errors_exit():
     require_detectron2()
@@ -52,13 +52,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="share of the training objects that is annotated as another digit, 0 to 1",
     )
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other images")
+    add_debug_argument(parser)
     return parser.parse_args(argv)
 
 
 def main() -> None:
     """Run the tool."""
     args = parse_args()
-    with user_errors_exit():
+    with user_errors_exit(), phase("making DigitScenes"):
         root = make_digit_scenes(
             args.output,
             num_train=args.train,

@@ -3,7 +3,7 @@
 
 import argparse
 
-from swn_d2.errors import require_detectron2, user_errors_exit
+from swn_d2.errors import add_debug_argument, phase, require_detectron2, user_errors_exit
 
 with user_errors_exit():
     require_detectron2()
@@ -20,13 +20,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("source", metavar="VOC2007", help="the official folder")
     parser.add_argument("output", metavar="OUT", help="the folder to write")
+    add_debug_argument(parser)
     return parser.parse_args(argv)
 
 
 def main() -> None:
     """Run the tool."""
     args = parse_args()
-    with user_errors_exit():
+    with user_errors_exit(), phase("making the pictures"):
         numbers = make_voc_subset(args.source, args.output)
     parts = ", ".join(f"{part} {number}" for part, number in numbers.items())
     print(f"Pictures: {parts}. They are in {args.output}.")

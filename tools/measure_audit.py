@@ -4,7 +4,13 @@
 import argparse
 from pathlib import Path
 
-from swn_d2.errors import require_detectron2, require_scikit_learn, user_errors_exit
+from swn_d2.errors import (
+    add_debug_argument,
+    phase,
+    require_detectron2,
+    require_scikit_learn,
+    user_errors_exit,
+)
 
 with user_errors_exit():
     require_detectron2()
@@ -24,13 +30,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "truth", type=Path, help="the truth that tools/add_noise.py wrote (.truth.json)"
     )
+    add_debug_argument(parser)
     return parser.parse_args(argv)
 
 
 def main() -> None:
     """Run the tool."""
     args = parse_args()
-    with user_errors_exit():
+    with user_errors_exit(), phase("measuring the audit"):
         audit, truth = read_audit(args.audit, args.truth)
         rows = {"any kind": measure_annotations(audit, truth)}
         rows |= {kind: measure_annotations(audit, truth, kind) for kind in KINDS}

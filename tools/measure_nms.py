@@ -19,7 +19,7 @@ import argparse
 import torch
 
 from swn_d2.checks.suppression import candidates, methods, time_methods
-from swn_d2.errors import UserError, user_errors_exit
+from swn_d2.errors import UserError, add_debug_argument, phase, user_errors_exit
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -29,6 +29,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--boxes", type=int, default=1000, help="default: 1000")
     parser.add_argument("--classes", type=int, default=80, help="default: 80")
     parser.add_argument("--rounds", type=int, default=10, help="default: 10")
+    add_debug_argument(parser)
     return parser
 
 
@@ -48,5 +49,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with user_errors_exit():
+    with user_errors_exit(), phase("measuring"):
         main()

@@ -20,7 +20,7 @@ from swn_d2 import SWNTrainer
 from swn_d2.analysis.run_folder import RunFolder
 from swn_d2.engine import SafeCheckpointer, choose_device
 from swn_d2.engine.recorder import sample_columns, weighters_of
-from swn_d2.errors import UserError, user_errors_exit
+from swn_d2.errors import UserError, add_debug_argument, phase, user_errors_exit
 
 #: The training set in which noisy objects have a ``sample_weight`` of 0, and nothing else differs.
 DATASET = "digit_scenes_train_oracle"
@@ -70,6 +70,7 @@ def main() -> None:
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a training")
     parser.add_argument("--batches", type=int, default=25, help="to look at (default: 25)")
+    add_debug_argument(parser)
     args = parser.parse_args()
     if args.batches < 1:
         raise UserError("--batches must be at least 1.")
@@ -95,5 +96,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with user_errors_exit():
+    with user_errors_exit(), phase("measuring"):
         main()

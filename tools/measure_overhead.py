@@ -17,7 +17,7 @@ from swn_d2 import load_config
 from swn_d2.checks.clock import alternate, ratio
 from swn_d2.checks.detectors import build_detector, random_picture
 from swn_d2.checks.precision import forward
-from swn_d2.errors import UserError, user_errors_exit
+from swn_d2.errors import UserError, add_debug_argument, phase, user_errors_exit
 
 
 def step(model: nn.Module, image: dict, iteration: int) -> None:
@@ -43,6 +43,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides of both configs"
     )
+    add_debug_argument(parser)
     return parser
 
 
@@ -87,5 +88,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with user_errors_exit():
+    with user_errors_exit(), phase("measuring"):
         main()

@@ -5,7 +5,13 @@ import argparse
 import os
 from pathlib import Path
 
-from swn_d2.errors import require_detectron2, require_matplotlib, user_errors_exit
+from swn_d2.errors import (
+    add_debug_argument,
+    phase,
+    require_detectron2,
+    require_matplotlib,
+    user_errors_exit,
+)
 
 with user_errors_exit():
     require_detectron2()
@@ -37,6 +43,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="default: report.html in the run's folder, or in the one that all the runs are in",
     )
     add_register_coco_argument(parser)
+    add_debug_argument(parser)
     return parser.parse_args(argv)
 
 
@@ -49,7 +56,7 @@ def default_output(runs: list[str]) -> Path:
 def main() -> None:
     """Run the tool."""
     args = parse_args()
-    with user_errors_exit():
+    with user_errors_exit(), phase("writing the report"):
         register_from_args(args)
         runs = open_runs(args.runs)
         file = args.output or default_output(args.runs)

@@ -7,7 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from swn_d2.errors import UserError, require_detectron2, user_errors_exit
+from swn_d2.errors import UserError, add_debug_argument, phase, require_detectron2, user_errors_exit
 
 with user_errors_exit():
     require_detectron2()
@@ -46,13 +46,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--dry-run", action="store_true", help="only say what would be done")
     what.add_argument("--table", action="store_true", help="only make the table of what is there")
+    add_debug_argument(parser)
     return parser.parse_args(argv)
 
 
 def main() -> None:
     """Run the tool."""
     args = parse_args()
-    with user_errors_exit():
+    with user_errors_exit(), phase("running the experiments"):
         matrix = load_matrix(args.matrix)
         known, notes = read_known(matrix, args.known)
         for note in notes:

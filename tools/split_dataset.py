@@ -3,7 +3,7 @@
 
 import argparse
 
-from swn_d2.errors import require_detectron2, user_errors_exit
+from swn_d2.errors import add_debug_argument, phase, require_detectron2, user_errors_exit
 
 with user_errors_exit():
     require_detectron2()
@@ -28,13 +28,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="about which share of the pictures is in the first part, above 0 and below 1 "
         "(default: 0.5)",
     )
+    add_debug_argument(parser)
     return parser.parse_args(argv)
 
 
 def main() -> None:
     """Run the tool."""
     args = parse_args()
-    with user_errors_exit():
+    with user_errors_exit(), phase("splitting the data set"):
         numbers = split_dataset(args.source, args.first, args.second, share=args.share)
     print(f"{numbers[0]} pictures are in {args.first}, {numbers[1]} in {args.second}.")
 

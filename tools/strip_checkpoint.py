@@ -7,7 +7,9 @@ file is good for inference and fine-tuning, not for --resume.
 
 import argparse
 
-from swn_d2.errors import UserError, require_detectron2, user_errors_exit
+import torch
+
+from swn_d2.errors import UserError, add_debug_argument, phase, require_detectron2, user_errors_exit
 
 with user_errors_exit():
     require_detectron2()
@@ -27,7 +29,9 @@ def strip(source: str, destination: str) -> tuple[int, int]:
     model = read_checkpoint(source).get("model")
     if not isinstance(model, dict):
         raise UserError(f"{source} is not a checkpoint of Detectron2: it has no 'model'.")
-    kept = {key: value for key, value in model.items() if not is_sample_weighter_key(key)}
+    kept = {key: value for key, value in model.items() if not is_sample_weighter_key(str(key))}
+    if not any(isinstance(value, torch.Tensor) for value in kept.values()):
+        raise UserError(f"{source} is not a checkpoint of a detector: its 'model' has no tensor.")
     write_new_checkpoint({"model": kept}, destination)
     return len(model) - len(kept), len(kept)
 
@@ -40,8 +44,9 @@ def main() -> None:
     )
     parser.add_argument("source", metavar="SRC", help="a checkpoint, model_final.pth for instance")
     parser.add_argument("destination", metavar="DST", help="the .pth file to write")
+    add_debug_argument(parser)
     args = parser.parse_args()
-    with user_errors_exit():
+    with user_errors_exit(), phase("stripping the checkpoint"):
         removed, kept = strip(args.source, args.destination)
     print(f"{args.destination}: {kept} tensors; left out {removed} of the sample weighter.")
 

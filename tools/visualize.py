@@ -6,7 +6,14 @@ import sys
 import time
 from pathlib import Path
 
-from swn_d2.errors import UserError, require_detectron2, require_matplotlib, user_errors_exit
+from swn_d2.errors import (
+    UserError,
+    add_debug_argument,
+    phase,
+    require_detectron2,
+    require_matplotlib,
+    user_errors_exit,
+)
 
 with user_errors_exit():
     require_detectron2()
@@ -60,13 +67,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="KEY VALUE",
         help="overrides of the config; the last option",
     )
+    add_debug_argument(parser)
     return parser.parse_args(argv)
 
 
 def main() -> None:
     """Run the tool."""
     args = parse_args()
-    with user_errors_exit():
+    with user_errors_exit(), phase("drawing what is found"):
         if not 0 <= args.threshold <= 1:
             raise UserError(f"--threshold is {args.threshold}, but it must be from 0 to 1.")
         register_from_args(args)

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ..config import load_config
-from ..engine import SafeCheckpointer, choose_device
+from ..engine import SafeCheckpointer, check_values, choose_device
 from ..errors import UserError
 from ..evaluation.drawing import PALETTE, draw_box
 from ..evaluation.pictures import Objects, read_dataset
@@ -60,7 +60,10 @@ def load_run_config(run: str, opts: Sequence[str] = ()) -> CfgNode:
             f"there is no {run}; give the folder of a training, like output/demo, or a config file."
         )
     if not cfg.MODEL.WEIGHTS:
-        raise UserError(f"{run} has no checkpoint to predict with; give one with --weights FILE.")
+        missing = f"{run} has no MODEL.WEIGHTS."
+        if os.path.isdir(run):
+            missing = RunFolder(run).problem("checkpoint")
+        raise UserError(f"{missing} Give a checkpoint to predict with: --weights FILE.")
     return cfg
 
 
@@ -76,6 +79,7 @@ def build_predictor(cfg: CfgNode, *, score_threshold: float) -> DefaultPredictor
     """
     cfg = cfg.clone()
     choose_device(cfg)
+    check_values(cfg)
     # The detector itself leaves out those with lower scores.
     for detector in (cfg.MODEL.ROI_HEADS, cfg.MODEL.RETINANET):
         detector.SCORE_THRESH_TEST = min(detector.SCORE_THRESH_TEST, score_threshold)

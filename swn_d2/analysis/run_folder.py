@@ -10,10 +10,12 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from ..config import load_config
+from ..engine.checkpoint import last_checkpoint
 from ..engine.environment import ENVIRONMENT
 from ..engine.recorder import SNAPSHOTS
 from ..engine.recording import RECORDING, Record, read_recording
 from ..errors import UserError
+from ..files import read_json
 
 __all__ = ["RunFolder", "open_runs"]
 
@@ -76,9 +78,10 @@ class RunFolder:
         furthest = -1
         for line in lines:
             try:
-                row = json.loads(line)
-                iteration = int(row["iteration"])
-            except (ValueError, KeyError, TypeError):  # cut short, or of another process
+                row = _numbers(json.loads(line))
+                iteration = row["iteration"] = int(row["iteration"])
+            # Cut short, of another process, or no line of metrics.
+            except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError):
                 continue
             # Only lines of a training step show that it was resumed: Detectron2 writes scalars
             # that an iteration did not have after it, with the iteration that had them.
@@ -116,9 +119,10 @@ class RunFolder:
     def checkpoint(self) -> Path | None:
         """The last checkpoint."""
         try:
-            file = self.path / (self.path / "last_checkpoint").read_text().strip()
-        except (OSError, ValueError):  # not there, or not a text
-            file = self.path / "model_final.pth"
+            file = last_checkpoint(self.path) or self.path / "model_final.pth"
+        except UserError as error:
+            self._problems["checkpoint"] = str(error)
+            return None
         if not file.is_file():
             self._problems["checkpoint"] = f"{self.path} has no checkpoint."
             return None
@@ -129,15 +133,18 @@ class RunFolder:
         """What trained it last, see :mod:`swn_d2.engine.environment`."""
         file = self.path / ENVIRONMENT
         try:
-            return dict(json.loads(file.read_text()))
-        except FileNotFoundError:
-            self._problems["environment"] = (
-                f"{self.path} has no {ENVIRONMENT}, in which a training notes its versions and "
-                "the kind of machine."
-            )
-        except (OSError, ValueError, TypeError) as error:
-            self._problems["environment"] = f"{file} can't be read: {error}."
-        return {}
+            if not file.exists():
+                raise UserError(
+                    f"{self.path} has no {ENVIRONMENT}, in which a training notes its versions and "
+                    "the kind of machine."
+                )
+            content = read_json(file)
+            if not isinstance(content, dict) or not isinstance(content.get("versions", {}), dict):
+                raise UserError(f"{file} is not the note of a training on its versions.")
+            return content
+        except UserError as error:
+            self._problems["environment"] = str(error)
+            return {}
 
     def problem(self, attribute: str) -> str:
         """The sentence that says why an attribute of this name is None or empty."""
@@ -150,6 +157,15 @@ class RunFolder:
         "recording", "checkpoint" or "environment" -> sentence."""
         _ = self.cfg, self.metrics, self.recording, self.checkpoint, self.environment
         return dict(self._problems)
+
+
+def _numbers(row: dict[str, Any]) -> dict[str, float]:
+    """What can be drawn of a line of metrics.json."""
+    return {
+        key: float(value)
+        for key, value in row.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
 
 
 def open_runs(paths: Sequence[str | Path]) -> list[RunFolder]:

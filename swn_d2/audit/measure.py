@@ -1,6 +1,5 @@
 """How good an audit is, where the truth is known."""
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,11 +7,13 @@ import numpy as np
 
 from ..data.noise import MISSING_OBJECT, NOISE
 from ..errors import UserError
+from ..files import read_json
 from .annotations import to_xyxy
 from .misplaced_boxes import pairwise_ious
 
 __all__ = ["Measured", "measure_annotations", "measure_missing", "read_audit"]
 
+_FORMAT = ("swn_d2 audit", 1)
 _FIRST = 100
 _FOUND = 0.5  # IoU
 
@@ -45,10 +46,10 @@ def read_audit(file: Path, truth: Path) -> tuple[dict, list[dict]]:
     Raises:
         UserError: a file can't be read, is of another kind, or they do not belong together.
     """
-    audit, true = (_read(f) for f in (file, truth))
-    if audit.get("format") != "swn_d2 audit" or audit.get("version") != 1:
+    audit, true = read_json(file), read_json(truth)
+    if not isinstance(audit, dict) or (audit.get("format"), audit.get("version")) != _FORMAT:
         raise UserError(f"{file} is no audit of version 1; give the audit.json of tools/audit.py.")
-    annotations = true.get("annotations", [])
+    annotations = true.get("annotations", []) if isinstance(true, dict) else []
     if not any(NOISE in a for a in annotations):
         raise UserError(
             f"{truth} does not say which annotations are noisy; give the .truth.json that "
@@ -107,16 +108,6 @@ def measure_missing(audit: dict, truth: list[dict]) -> Measured:
     return Measured(
         len(rows), number, float("nan"), average_precision, int(found[:_FIRST].sum()), expected
     )
-
-
-def _read(file: Path) -> dict:
-    try:
-        content = json.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {file}: {error}.") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{file} has no JSON object in it.")
-    return content
 
 
 def _area(suspicion: np.ndarray, wrong: np.ndarray) -> float:

@@ -91,6 +91,8 @@ def register_coco(name: str, json_file: str, image_dir: str) -> None:
     Raises:
         UserError: the name belongs to another data set, or the file or the folder does not exist.
     """
+    if not name:
+        raise UserError("--register-coco has an empty name for a data set; give it one.")
     if name in DatasetCatalog:
         known = MetadataCatalog.get(name)
         files = known.get("json_file"), known.get("image_root")
@@ -101,10 +103,15 @@ def register_coco(name: str, json_file: str, image_dir: str) -> None:
             + (f" by {files[0]} with images in {files[1]}" if files[0] else "")
             + ". Choose another name after --register-coco."
         )
-    if not PathManager.isfile(json_file):
-        raise UserError(f"Data set {name}: there is no annotation file {json_file}.")
-    if not PathManager.isdir(image_dir):
-        raise UserError(f"Data set {name}: there is no image folder {image_dir}.")
+    try:
+        if not PathManager.isfile(json_file):
+            raise UserError(f"Data set {name}: there is no annotation file {json_file}.")
+        if not PathManager.isdir(image_dir):
+            raise UserError(f"Data set {name}: there is no image folder {image_dir}.")
+    except NotImplementedError:
+        raise UserError(
+            f"Data set {name}: {json_file} or {image_dir} is a URL; download it, and give its path."
+        ) from None
     register_coco_instances(name, {}, json_file, image_dir)
 
 

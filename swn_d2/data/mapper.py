@@ -2,9 +2,10 @@
 
 import torch
 from detectron2.data import DatasetMapper
+from PIL import Image
 
 from ..errors import UserError
-from .sample_weights import SAMPLE_WEIGHT, is_sample_weight
+from .sample_weights import SAMPLE_WEIGHT, WEIGHTS_ARE, is_sample_weight
 from .training_set import ANNOTATION_NUMBER
 
 __all__ = ["NamingDatasetMapper"]
@@ -32,8 +33,7 @@ class NamingDatasetMapper(DatasetMapper):
             if not is_sample_weight(weight):
                 raise UserError(
                     f"an annotation of image {_name(dataset_dict)} has the {SAMPLE_WEIGHT} "
-                    f"{weight!r}, but it must be a finite number of at least 0. Correct it, or "
-                    "remove the key."
+                    f"{weight!r}, but it must be {WEIGHTS_ARE}. Correct it, or remove the key."
                 )
         # Crowd regions, and what a crop cuts off, become no instances. Each annotation's index in
         # place of its class tells which ones are left.
@@ -52,7 +52,8 @@ class NamingDatasetMapper(DatasetMapper):
     def _map(self, dataset_dict: dict) -> dict:
         try:
             return super().__call__(dataset_dict)
-        except (OSError, ValueError) as error:  # damaged, or not of the size that was promised
+        # Damaged, or not of the size that was promised; or of more pixels than Pillow opens.
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
             raise UserError(
                 f"cannot use image {_name(dataset_dict)}: {error}. Repair it, or take it out of "
                 "the data set, and go on with --resume."

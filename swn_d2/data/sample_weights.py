@@ -9,22 +9,47 @@ from collections.abc import Iterable
 from functools import partial
 from numbers import Real
 
-import torch
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json, register_coco_instances
+from detectron2.modeling import META_ARCH_REGISTRY, ROI_HEADS_REGISTRY
 
-__all__ = ["SAMPLE_WEIGHT", "is_sample_weight", "keep_sample_weights"]
+__all__ = [
+    "SAMPLE_WEIGHT",
+    "WEIGHTS_ARE",
+    "is_sample_weight",
+    "keep_sample_weights",
+    "without_weights",
+]
 
 #: The key of an annotation, in a COCO file and in Detectron2's dataset dicts.
 SAMPLE_WEIGHT = "sample_weight"
 
-_LARGEST = torch.finfo(torch.float32).max
+# A factor of losses: long before they overflow, a training ends as with such a learning rate.
+_LARGEST = 1e6
+#: What a weight must be, for messages.
+WEIGHTS_ARE = "a number from 0 to 1000000"
 
 
 def is_sample_weight(value: object) -> bool:
-    """Whether ``value`` can weight an object: a finite number of at least 0, in float32."""
+    """Whether ``value`` can weight an object: :data:`WEIGHTS_ARE`."""
     # NaN fails the comparison, too; a bool is a Real, but more likely a mistake.
     return isinstance(value, Real) and not isinstance(value, bool) and 0 <= value <= _LARGEST
+
+
+def without_weights(cfg: CfgNode) -> str | None:
+    """What to say of a weight where the detector is one of Detectron2's own, which does not look
+    at it; None where it does."""
+    key, name, registry = "MODEL.ROI_HEADS.NAME", cfg.MODEL.ROI_HEADS.NAME, ROI_HEADS_REGISTRY
+    if "RetinaNet" in cfg.MODEL.META_ARCHITECTURE:
+        key, name = "MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE
+        registry = META_ARCH_REGISTRY
+    if name not in registry or not registry.get(name).__module__.startswith("detectron2."):
+        return None
+    return (
+        f"Detectron2's own {name}. Set {key} to one of the classes that start with SWN; with "
+        "MODEL.SAMPLE_WEIGHTER.NAME Uniform it trains as Detectron2's."
+    )
 
 
 def keep_sample_weights(names: Iterable[str]) -> None:

@@ -17,6 +17,7 @@ from .optimizer import (
 from .setup import check_run, choose_device
 from .start import start_run, write_config
 from .trainer import SWNTrainer
+from .values import check_values
 
 __all__ = [
     "JointOptimizer",
@@ -24,6 +25,7 @@ __all__ = [
     "SafeCheckpointer",
     "build_joint_optimizer",
     "check_run",
+    "check_values",
     "choose_device",
     "is_sample_weighter_key",
     "join_adam",

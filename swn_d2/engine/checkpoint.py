@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,15 +12,44 @@ from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 
 from ..errors import UserError
+from ..files import read_text
 from .pickled_arrays import read_pickled_arrays
 
 __all__ = [
     "SafeCheckpointer",
     "is_sample_weighter_key",
+    "last_checkpoint",
     "read_checkpoint",
     "write_checkpoint",
     "write_new_checkpoint",
 ]
+
+
+def last_checkpoint(folder: str | Path) -> Path | None:
+    """The checkpoint to resume a run from: the one that its file last_checkpoint names. None if
+    there is no such file.
+
+    Raises:
+        UserError: that file can't be read, is empty, or names no file in the folder.
+    """
+    folder = Path(folder)
+    note = folder / "last_checkpoint"
+    if not os.path.lexists(note):
+        return None
+    name = read_text(note).strip()
+    if not name:
+        problem = "is empty"
+    elif Path(name).name != name:
+        problem = f"names {name!r}, which leads out of the folder"
+    elif not (folder / name).is_file():
+        problem = f"names {name!r}, which is not there"
+    else:
+        return folder / name
+    checkpoints = ", ".join(sorted(file.name for file in folder.glob("model_*.pth")))
+    raise UserError(
+        f"{note} {problem}; write into it the name of a checkpoint in the folder to go on from "
+        f"({checkpoints or 'but there is none'})."
+    )
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:
@@ -74,10 +104,14 @@ def _write_atomically(write: Callable[[str], None], path: str) -> None:
     try:
         write(partial)
         os.replace(partial, path)
-    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
+    except (OSError, RuntimeError) as error:
         with contextlib.suppress(OSError):
             os.remove(partial)
-        raise UserError(f"cannot write {path}: {error}.") from error
+        # torch's writer raises a RuntimeError on positions in the file.
+        reason = "not all of it could be written; is the disk full?"
+        if isinstance(error, OSError):
+            reason = f"{error.strerror or error}."
+        raise UserError(f"cannot write {path}: {reason}") from error
 
 
 def is_sample_weighter_key(key: str) -> bool:
@@ -150,8 +184,8 @@ class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
         Raises:
             UserError: the file can't be read, or doesn't fit.
         """
-        if resume and self.has_checkpoint():
-            return self._load(self.get_checkpoint_file(), None, is_enough=_everything)
+        if resume and (last := last_checkpoint(self.save_dir)):
+            return self._load(str(last), None, is_enough=_everything)
         return self._load(path, checkpointables=[], is_enough=_a_backbone)
 
     def _load(self, path, checkpointables, is_enough: Callable[[list[str], nn.Module], bool]):
@@ -160,11 +194,7 @@ class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
             return self.load(path, checkpointables=checkpointables)
         except UserError:
             raise
-        # The many ways in which Detectron2 and state dicts report a file of something else.
-        except (
-            *(AssertionError, AttributeError, LookupError, OSError),
-            *(RuntimeError, TypeError, ValueError),
-        ) as error:
+        except Exception as error:  # of a file of something else, nearly everything
             reason = " ".join(str(error).split())
             raise UserError(f"cannot load the checkpoint {path}: {reason}") from error
 

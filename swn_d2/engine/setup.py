@@ -3,21 +3,23 @@
 import difflib
 import logging
 import os
+import re
 from pathlib import Path
 
 import torch
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_HEADS_REGISTRY
 
 from ..data import check_datasets
-from ..data.sample_weights import is_sample_weight
-from ..errors import UserError
+from ..data.sample_weights import WEIGHTS_ARE, is_sample_weight, without_weights
+from ..errors import UserError, phase
 from ..modeling.inference import Suppression
-from ..modeling.objects import class_weights_tensor
 from ..modeling.timm_backbone import check_timm_config
 from ..weighting import build_sample_weighter
+from .checkpoint import last_checkpoint
 from .pickled_arrays import read_pickled_arrays
 from .recorder import SNAPSHOTS
 from .recording import RECORDING
+from .values import check_values
 
 __all__ = ["check_run", "choose_device", "trace_of_training"]
 
@@ -27,32 +29,49 @@ _TRACES = ("last_checkpoint", "model_*.pth", "metrics.json", RECORDING, f"{SNAPS
 
 def choose_device(cfg) -> None:
     """Set ``MODEL.DEVICE`` to the CPU, in place, where there is no GPU."""
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+    if re.fullmatch(r"cuda(:\d+)?", cfg.MODEL.DEVICE) and not torch.cuda.is_available():
         logging.getLogger(__name__).warning("There is no GPU: running on the CPU.")
         cfg.MODEL.DEVICE = "cpu"
 
 
 def check_run(
-    cfg, *, eval_only: bool, resume: bool, num_processes_per_machine: int = 1, num_machines: int = 1
+    cfg,
+    *,
+    eval_only: bool,
+    resume: bool,
+    num_processes_per_machine: int = 1,
+    num_machines: int = 1,
+    machine_rank: int = 0,
 ) -> None:
     """Raise a :class:`UserError` for what would fail, or destroy something, later in the run.
 
     Args:
         cfg: the run's config.
-        eval_only, resume, num_processes_per_machine, num_machines: from the command line.
+        eval_only, resume, num_processes_per_machine, num_machines, machine_rank: from the command
+            line.
     """
     key = "DATASETS.TEST" if eval_only else "DATASETS.TRAIN"
     if not (cfg.DATASETS.TEST if eval_only else cfg.DATASETS.TRAIN):
         raise UserError(f"{key} is empty: give a --config-file, or {key} \"('NAME',)\".")
-    _check_processes(cfg, eval_only, num_processes_per_machine, num_machines)
-    _check_values(cfg)
-    _check_files(cfg, eval_only, resume)
-    check_datasets(cfg, eval_only=eval_only)
+    with phase("checking the config"):
+        check_values(cfg)
+        _check_processes(cfg, eval_only, num_processes_per_machine, num_machines, machine_rank)
+        _check_detector(cfg)
+        _check_files(cfg, eval_only, resume)
+    with phase("checking the data sets"):
+        check_datasets(cfg, eval_only=eval_only)
 
 
-def _check_processes(cfg, eval_only: bool, num_processes_per_machine: int, num_machines: int):
+def _check_processes(
+    cfg, eval_only: bool, num_processes_per_machine: int, num_machines: int, machine_rank: int
+):
     if num_processes_per_machine < 1 or num_machines < 1:
         raise UserError("--num-gpus and --num-machines must be at least 1.")
+    if not 0 <= machine_rank < num_machines:
+        raise UserError(
+            f"--machine-rank is {machine_rank}, but it must be at least 0 and less than "
+            f"--num-machines, which is {num_machines}."
+        )
     num_gpus = torch.cuda.device_count()
     if cfg.MODEL.DEVICE != "cpu" and num_processes_per_machine > num_gpus:
         raise UserError(
@@ -70,17 +89,7 @@ def _check_processes(cfg, eval_only: bool, num_processes_per_machine: int, num_m
         )
 
 
-def _check_values(cfg):
-    for key, value, minimum in (
-        ("SOLVER.MAX_ITER", cfg.SOLVER.MAX_ITER, 1),
-        ("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH, 1),
-        ("SOLVER.SWN.BASE_LR", cfg.SOLVER.SWN.BASE_LR, 0),
-        ("SOLVER.SWN.WEIGHT_DECAY", cfg.SOLVER.SWN.WEIGHT_DECAY, 0),
-        ("RECORDING.PERIOD", cfg.RECORDING.PERIOD, 0),
-        ("RECORDING.NUM_SAMPLES", cfg.RECORDING.NUM_SAMPLES, 1),
-    ):
-        if value < minimum:
-            raise UserError(f"{key} is {value}, but it must be at least {minimum}.")
+def _check_detector(cfg):
     for key, name, registry in (
         ("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY),
         ("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY),
@@ -99,6 +108,10 @@ def _check_values(cfg):
             f"MODEL.ROI_HEADS.NAME is {roi_heads!r}, but a RetinaNet has no ROI heads; to weight "
             "its samples, set MODEL.META_ARCHITECTURE to SWNRetinaNet instead."
         )
+    if "RetinaNet" in meta_architecture and cfg.MODEL.MASK_ON:
+        raise UserError(
+            f"MODEL.MASK_ON is True, but a {meta_architecture} has no masks; set it to False."
+        )
     if "CascadeROIHeads" in roi_heads and not cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG:
         raise UserError(
             f"MODEL.ROI_HEADS.NAME is {roi_heads!r}, which needs boxes that do not depend on the "
@@ -113,11 +126,7 @@ def _check_values(cfg):
 def _check_options_of_our_classes(cfg):
     """Detectron2's own classes would silently leave them out."""
     Suppression.from_config(cfg)
-    key, name, registry = "MODEL.ROI_HEADS.NAME", cfg.MODEL.ROI_HEADS.NAME, ROI_HEADS_REGISTRY
-    if "RetinaNet" in cfg.MODEL.META_ARCHITECTURE:
-        key, name = "MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE
-        registry = META_ARCH_REGISTRY
-    if not registry.get(name).__module__.startswith("detectron2."):
+    if not (stock := without_weights(cfg)):
         return
     for option, is_on in (
         ("MODEL.NMS.METHOD", cfg.MODEL.NMS.METHOD != "hard"),
@@ -127,11 +136,7 @@ def _check_options_of_our_classes(cfg):
         ("MODEL.SAMPLE_WEIGHTER.CLASS_WEIGHTS", len(cfg.MODEL.SAMPLE_WEIGHTER.CLASS_WEIGHTS) > 0),
     ):
         if is_on:
-            raise UserError(
-                f"{option} has no effect on Detectron2's own {name}. Set {key} to one of the "
-                "classes that start with SWN; with MODEL.SAMPLE_WEIGHTER.NAME Uniform it trains "
-                "as Detectron2's."
-            )
+            raise UserError(f"{option} has no effect on {stock}")
 
 
 def _check_class_weights(cfg):
@@ -139,12 +144,22 @@ def _check_class_weights(cfg):
     for weight in weights:
         if not is_sample_weight(weight):
             raise UserError(
-                f"MODEL.SAMPLE_WEIGHTER.CLASS_WEIGHTS has {weight!r}, but each weight must be a "
-                "finite number of at least 0."
+                f"MODEL.SAMPLE_WEIGHTER.CLASS_WEIGHTS has {weight!r}, but each weight must be "
+                f"{WEIGHTS_ARE}."
             )
+    if len(weights) and not any(weights):
+        raise UserError(
+            "MODEL.SAMPLE_WEIGHTER.CLASS_WEIGHTS are all 0, so that no object counts; give the "
+            "classes that are to be learned other weights."
+        )
     is_retinanet = "RetinaNet" in cfg.MODEL.META_ARCHITECTURE
-    detector = cfg.MODEL.RETINANET if is_retinanet else cfg.MODEL.ROI_HEADS
-    class_weights_tensor(weights, detector.NUM_CLASSES)
+    section = "RETINANET" if is_retinanet else "ROI_HEADS"
+    num_classes = cfg.MODEL[section].NUM_CLASSES
+    if len(weights) not in (0, num_classes):
+        raise UserError(
+            f"MODEL.SAMPLE_WEIGHTER.CLASS_WEIGHTS has {len(weights)} weights, but "
+            f"MODEL.{section}.NUM_CLASSES is {num_classes}; correct the one that is wrong."
+        )
 
 
 def trace_of_training(folder: str | Path) -> str | None:
@@ -158,10 +173,13 @@ def trace_of_training(folder: str | Path) -> str | None:
 
 
 def _check_files(cfg, eval_only: bool, resume: bool):
+    if "://" in cfg.OUTPUT_DIR:
+        raise UserError(f"OUTPUT_DIR {cfg.OUTPUT_DIR} is a URL; give the path of a folder.")
     try:
         os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make OUTPUT_DIR {cfg.OUTPUT_DIR}: {error.strerror}.") from error
+    _check_is_writable(Path(cfg.OUTPUT_DIR))
     if not eval_only:
         _check_output(cfg.OUTPUT_DIR, resume)
     weights = cfg.MODEL.WEIGHTS
@@ -175,6 +193,19 @@ def _check_files(cfg, eval_only: bool, resume: bool):
             read_pickled_arrays(file)  # Detectron2 would run the code in it
 
 
+def _check_is_writable(folder: Path):
+    """What every run writes, or goes on writing."""
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"OUTPUT_DIR {folder} may not be written to; give another one.")
+    for name in ("log.txt", "metrics.json", "config.yaml", "last_checkpoint", RECORDING):
+        file = folder / name
+        if file.is_dir() or (file.exists() and not os.access(file, os.W_OK)):
+            raise UserError(
+                f"{file} may not be written to, or is a folder; mend that, or give another "
+                "OUTPUT_DIR."
+            )
+
+
 def _check_output(folder: str, resume: bool):
     trace = trace_of_training(folder)
     if trace and not resume:
@@ -182,9 +213,9 @@ def _check_output(folder: str, resume: bool):
             f"{folder} already holds a run ({trace}). Continue it with --resume, or give this one "
             "another OUTPUT_DIR."
         )
-    if trace and trace.startswith("model_"):
+    if resume and not last_checkpoint(folder) and trace and trace.startswith("model_"):
         raise UserError(
-            f"{folder} holds {trace}, but its last_checkpoint is missing or empty, so --resume "
-            "would start anew and write over it. Write into that file the name of the checkpoint "
-            "to go on from, or give another OUTPUT_DIR."
+            f"{folder} holds {trace}, but its last_checkpoint is missing, so --resume would start "
+            "anew and write over it. Write into that file the name of the checkpoint to go on "
+            "from, or give another OUTPUT_DIR."
         )

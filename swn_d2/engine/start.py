@@ -17,7 +17,7 @@ from .setup import trace_of_training
 
 __all__ = ["EVALUATION_CONFIG", "start_run", "write_config"]
 
-#: The config of an evaluation in the folder of a training, beside what it found.
+#: The config of the last evaluation in a run's folder, beside what it found.
 EVALUATION_CONFIG = os.path.join("inference", "config.yaml")
 
 _logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def start_run(cfg, args: Namespace) -> None:
 def write_config(cfg, *, eval_only: bool) -> None:
     """Write the run's config.yaml, once its weights are loaded and nothing keeps it from going on.
 
-    An evaluation in the folder of a training leaves the training's as it is, and writes its own to
+    An evaluation in the folder of a training leaves the training's as it is; its own will be
     :data:`EVALUATION_CONFIG`.
 
     Raises:
@@ -57,8 +57,5 @@ def write_config(cfg, *, eval_only: bool) -> None:
     if not comm.is_main_process():
         return
     folder = Path(cfg.OUTPUT_DIR)
-    if eval_only and trace_of_training(folder):
-        write_text(folder / EVALUATION_CONFIG, cfg.dump())
-    else:
+    if not (eval_only and trace_of_training(folder)):
         write_text(folder / "config.yaml", cfg.dump())
-        (folder / EVALUATION_CONFIG).unlink(missing_ok=True)

@@ -5,6 +5,7 @@ import inspect
 import os
 import weakref
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from detectron2.data import (
@@ -23,14 +24,16 @@ from detectron2.utils import comm
 
 from ..data import NamingDatasetMapper, load_training_set, number_annotations
 from ..data.voc import VOC_EVALUATOR_TYPE
-from ..errors import UserError, user_errors_exit
+from ..errors import UserError, phase, user_errors_exit
 from ..evaluation import build_voc_evaluator
+from ..files import write_text
 from ..weighting.memory import ObjectMemory
 from .checkpoint import SafeCheckpointer
 from .environment import write_environment
 from .inner_trainer import inner_trainer_class
 from .optimizer import build_joint_optimizer
 from .recorder import SampleRecorder, weighters_of
+from .start import EVALUATION_CONFIG
 
 __all__ = ["SWNTrainer"]
 
@@ -71,10 +74,22 @@ class SWNTrainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     @classmethod
+    @phase("building the model")
+    def build_model(cls, cfg):
+        return super().build_model(cfg)
+
+    @classmethod
+    @phase("building the optimiser")
     def build_optimizer(cls, cfg, model):
         return build_joint_optimizer(cfg, model)
 
     @classmethod
+    @phase("building the schedule")
+    def build_lr_scheduler(cls, cfg, optimizer):
+        return super().build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
+    @phase("loading the training set")
     def build_train_loader(cls, cfg, dataset: list[dict] | None = None):
         """As Detectron2's, with one more argument. An override needs it only for weighters that
         remember objects.
@@ -117,6 +132,7 @@ class SWNTrainer(DefaultTrainer):
         return self.build_train_loader(cfg, dataset=dataset)
 
     @classmethod
+    @phase("loading the test set")
     def build_test_loader(cls, cfg, dataset_name: str):
         mapper = NamingDatasetMapper(cfg, is_train=False)
         return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
@@ -142,6 +158,14 @@ class SWNTrainer(DefaultTrainer):
             f"DATASETS.TEST has {dataset_name!r}, whose evaluator type is {evaluator_type!r}; "
             f"swn_d2 evaluates data sets of the types coco, pascal_voc and {VOC_EVALUATOR_TYPE}."
         )
+
+    @classmethod
+    def test(cls, cfg, model, evaluators=None):
+        """As Detectron2's. What it leaves in the folder then has its config beside it."""
+        results = super().test(cfg, model, evaluators)
+        if cfg.DATASETS.TEST and comm.is_main_process():
+            write_text(Path(cfg.OUTPUT_DIR) / EVALUATION_CONFIG, cfg.dump())
+        return results
 
     def build_hooks(self):
         ret = super().build_hooks()
@@ -196,13 +220,14 @@ class SWNTrainer(DefaultTrainer):
         Here and not around the whole training, since TrainerBase.train logs the traceback of
         every exception but SystemExit.
         """
-        with user_errors_exit():
+        with user_errors_exit(self.cfg.OUTPUT_DIR):
             try:
                 yield
             except FloatingPointError as error:
                 raise UserError(
-                    f"training has diverged at iteration {self.iter}; lower SOLVER.BASE_LR, or "
-                    f"raise SOLVER.WARMUP_ITERS. {' '.join(str(error).split())}"
+                    f"training has diverged at iteration {self.iter}; lower SOLVER.BASE_LR, raise "
+                    "SOLVER.WARMUP_ITERS, or scale large weights of objects or classes down. "
+                    f"{' '.join(str(error).split())}"
                 ) from error
             except UserError as error:
                 # A data loader's process puts its traceback in front.

@@ -1,7 +1,7 @@
 """Pictures of detections beside the ground truth, from the files of an evaluation."""
 
 import io
-import json
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,9 @@ from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode
 from PIL import Image, UnidentifiedImageError
 
+from ..data.checks.pictures import check_depth
 from ..errors import UserError
+from ..files import read_json
 
 __all__ = [
     "Objects",
@@ -116,12 +118,17 @@ def read_detections(
         UserError: the results can't be read, or are those of other data.
     """
     try:
-        results = json.loads(Path(results_file).read_text())
-    except (OSError, ValueError) as error:
+        results = read_json(results_file)
+    except UserError as error:
         raise UserError(
-            f"cannot read the detections in {results_file} ({error}); evaluate the model first, "
-            "with train_net.py --eval-only."
+            f"there are no detections: {error} Evaluate the model first, with train_net.py "
+            "--eval-only."
         ) from error
+    if not isinstance(results, list) or not all(map(_is_detection, results)):
+        raise UserError(
+            f"{results_file} is not the list of detections that an evaluation writes; evaluate the "
+            "model again."
+        )
     class_of_category = MetadataCatalog.get(dataset_name).get("thing_dataset_id_to_contiguous_id")
     rows = defaultdict(list)
     for result in sorted(results, key=lambda result: -result["score"]):
@@ -139,6 +146,15 @@ def read_detections(
     return defaultdict(lambda: nothing, {key: Objects.from_rows(r) for key, r in rows.items()})
 
 
+def _is_detection(result: Any) -> bool:
+    try:
+        numbers = [result["score"], *result["bbox"]]
+        hash(result["image_id"]), hash(result["category_id"])
+        return len(numbers) == 5 and math.isfinite(sum(numbers))
+    except (KeyError, TypeError):
+        return False
+
+
 def read_pixels(file: str | Path, pixel_format: str = "RGB") -> np.ndarray:
     """A picture, upright, as (height, width, 3) uint8.
 
@@ -149,7 +165,11 @@ def read_pixels(file: str | Path, pixel_format: str = "RGB") -> np.ndarray:
         UserError: it can't be read.
     """
     try:
+        with Image.open(file) as picture:
+            check_depth(file, picture.mode)
         return read_image(str(file), format=pixel_format)
+    except UserError:
+        raise
     except UnidentifiedImageError:
         reason = "it is damaged, or not a picture"
     except Exception as error:  # what is damaged further inside can raise nearly everything

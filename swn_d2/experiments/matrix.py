@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 
 from ..config import load_config
 from ..errors import UserError
+from ..files import read_yaml
 
 __all__ = ["CHECKPOINT", "Matrix", "Run", "flat_config", "load_matrix"]
 
@@ -108,7 +109,7 @@ def load_matrix(file: str | Path) -> Matrix:
     Raises:
         UserError: the file can't be read, or something in it is not as it must be.
     """
-    top = _Section(_read(file), str(file))
+    top = _Section(read_yaml(file), str(file))
     title = top.take("title", _is_text, "a text", Path(file).stem)
     output = Path(top.take("output", _is_text, "the path of a folder"))
     seeds = top.take("seeds", _are_seeds, "a list of different whole numbers, none negative")
@@ -253,30 +254,6 @@ def _check_names(rows: Mapping[str, Any], top: "_Section") -> None:
 
 
 # Reading the file
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Refuses a key that stands twice in a mapping, of which YAML's own loader drops one."""
-
-    def construct_mapping(self, node, deep=False):
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                line = key.start_mark.line + 1
-                raise yaml.YAMLError(f"the key {key.value!r} stands there again in line {line}")
-            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
-        return super().construct_mapping(node, deep)
-
-
-def _read(file: str | Path) -> Any:
-    try:
-        return yaml.load(Path(file).read_text(), _UniqueKeyLoader)
-    except OSError as error:
-        raise UserError(f"cannot read the matrix {file}: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not a plain YAML file: {' '.join(str(error).split())}") from (
-            error
-        )
 
 
 _REQUIRED = object()

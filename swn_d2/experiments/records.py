@@ -15,7 +15,7 @@ from typing import Any
 from .. import load_config
 from ..engine.setup import trace_of_training
 from ..errors import UserError
-from ..files import write_text
+from ..files import read_json, write_text
 from .matrix import Run, flat_config
 
 __all__ = [
@@ -213,12 +213,12 @@ def _metric_lines(file: Path) -> list[dict[str, Any]]:
 
 
 def _read_json(file: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(file.read_text())
-    except FileNotFoundError:
+    if not file.exists():
         return None
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {file}: {error}. Move its folder away.") from error
+    try:
+        return read_json(file)
+    except UserError as error:
+        raise UserError(f"{error} Move its folder away.") from error
 
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:

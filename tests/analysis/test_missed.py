@@ -10,9 +10,10 @@ from pycocotools.cocoeval import COCOeval
 from swn_d2.analysis.missed import draw_missed, find_objects, most
 from swn_d2.analysis.run_folder import RunFolder
 from swn_d2.data import make_digit_scenes, register_coco
-from swn_d2.engine import write_config
+from swn_d2.engine.start import EVALUATION_CONFIG
 from swn_d2.errors import UserError
 from swn_d2.evaluation.pictures import Objects
+from swn_d2.files import write_text
 from tests.tiny import tiny_config
 
 BOX = (10.0, 10.0, 20.0, 20.0)
@@ -199,8 +200,7 @@ def test_the_threshold_is_that_of_scores(scenes, make_run):
 def test_an_evaluation_of_other_data_than_the_trainings(make_run):
     run = make_run("run", datasets=("unknown",))
     cfg = tiny_config("DATASETS.TEST", ("missed_digits",), "OUTPUT_DIR", str(run.path))
-    (run.path / "metrics.json").write_text("{}")
-    write_config(cfg, eval_only=True)
+    write_text(run.path / EVALUATION_CONFIG, cfg.dump())  # as SWNTrainer.test does
     draw_missed([run])
 
 
@@ -222,10 +222,10 @@ def test_what_cannot_be_drawn_is_one_sentence(make_run, tmp_path, clean_catalog)
     with pytest.raises(UserError, match="category 77, which missed_digits does not have"):
         draw_missed([run])
     results.write_text("[")
-    with pytest.raises(UserError, match="cannot read the detections .*--eval-only"):
+    with pytest.raises(UserError, match="there are no detections: .*--eval-only"):
         draw_missed([run])
     results.unlink()
-    with pytest.raises(UserError, match="cannot read the detections .*--eval-only"):
+    with pytest.raises(UserError, match="there are no detections: .*--eval-only"):
         draw_missed([run])
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty does not say what it was evaluated on"):

@@ -122,7 +122,7 @@ def test_what_is_missing_is_named(run, tmp_path):
     with pytest.raises(UserError, match=f"{tmp_path.name}/config.yaml"):
         load_run_config(str(tmp_path))
     (tmp_path / "config.yaml").write_text((run / "config.yaml").read_text())
-    with pytest.raises(UserError, match="no checkpoint .*--weights"):
+    with pytest.raises(UserError, match="no checkpoint.*--weights"):
         load_run_config(str(tmp_path))
 
 

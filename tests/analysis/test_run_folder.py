@@ -65,12 +65,14 @@ def test_a_line_that_was_cut_short(tmp_path):
     assert write_metrics(tmp_path, end='{"iteration"') == []
     assert "no whole line" in RunFolder(tmp_path).problem("metrics")
     (tmp_path / "last_checkpoint").write_text("model_0000004.pth")  # and no such file
-    assert "no checkpoint" in RunFolder(tmp_path).problem("checkpoint")
+    assert "which is not there" in RunFolder(tmp_path).problem("checkpoint")
     (tmp_path / "last_checkpoint").write_bytes(b"\xff\0")
     (tmp_path / "model_final.pth").touch()
+    assert "not a text file" in RunFolder(tmp_path).problem("checkpoint")
+    (tmp_path / "last_checkpoint").unlink()
     assert RunFolder(tmp_path).checkpoint == tmp_path / "model_final.pth"
     (tmp_path / "environment.json").write_text('{"versions"')
-    assert "environment.json can't be read: " in RunFolder(tmp_path).problem("environment")
+    assert "environment.json is not valid JSON: " in RunFolder(tmp_path).problem("environment")
     assert RunFolder(tmp_path).environment == {}
     (tmp_path / "config.yaml").write_text("SOLVER:\n  MAX_ITER: [")
     assert "not one of this version" in RunFolder(tmp_path).problem("cfg")

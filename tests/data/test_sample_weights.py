@@ -175,7 +175,7 @@ def test_a_weight_that_is_none(mapper_cfg, record, weight):
         NamingDatasetMapper(mapper_cfg, is_train=True)(record)
     assert str(error.value) == (
         f"an annotation of image {record['file_name']} (image id 1) has the sample_weight "
-        f"{weight!r}, but it must be a finite number of at least 0. Correct it, or remove the key."
+        f"{weight!r}, but it must be a number from 0 to 1000000. Correct it, or remove the key."
     )
 
 
@@ -248,5 +248,5 @@ def test_without_weights_all_is_loaded_as_before(registered_scenes, caplog):
 
 
 def test_an_unknown_name_is_left_to_detectron2(mapper_cfg):
-    with pytest.raises(KeyError, match="'nowhere' is not registered! Available"):
+    with pytest.raises(UserError, match="'nowhere' is not registered! Available"):
         first_instances(mapper_cfg, "nowhere")

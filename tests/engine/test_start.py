@@ -8,7 +8,6 @@ from detectron2.engine import defaults
 
 from swn_d2 import load_config
 from swn_d2.engine import start, start_run, write_config
-from swn_d2.engine.start import EVALUATION_CONFIG
 from swn_d2.errors import UserError
 from tests.tiny import tiny_config
 
@@ -55,10 +54,7 @@ def test_an_evaluation_replaces_that_of_an_evaluation_only(written, tmp_path):
     assert written(20, eval_only=True) == 20
     (tmp_path / "run" / "model_final.pth").write_bytes(b"weights")
     assert written(30, eval_only=True) == 20
-    of_evaluation = tmp_path / "run" / EVALUATION_CONFIG
-    assert load_config(str(of_evaluation)).SOLVER.MAX_ITER == 30
     assert written(40, eval_only=False) == 40
-    assert not of_evaluation.exists()
 
 
 def test_a_config_that_cannot_be_written(tmp_path):

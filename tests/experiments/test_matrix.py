@@ -134,7 +134,7 @@ def test_weights_of_a_checkpoint_are_not_overridden(write_matrix, config_file):
         ("rows: !!python/object/apply:os.system ['true']", "is not a plain YAML file"),
         ("", "this must be a mapping of keys to values, not None"),
         ("- 1", "this must be a mapping"),
-        (None, "cannot read the matrix .*: No such file"),
+        (None, "cannot read .*: No such file"),
     ],
 )
 def test_files_that_are_no_matrix(tmp_path, text, message):

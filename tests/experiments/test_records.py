@@ -90,7 +90,7 @@ def test_a_run_of_something_else_is_refused(write_matrix, matrix):
 def test_damaged_record(write_matrix, matrix):
     finish(matrix, APS)
     (matrix.runs[0].folder / "result.json").write_text("{")
-    assert "cannot read" in refusal(write_matrix())
+    assert "result.json is not valid JSON" in refusal(write_matrix())
 
 
 def test_lock_lasts_as_long_as_a_copy_of_it(matrix):

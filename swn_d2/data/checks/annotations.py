@@ -11,10 +11,16 @@ from itertools import starmap
 
 from detectron2.config import CfgNode
 
-from swn_d2.data.sample_weights import SAMPLE_WEIGHT, is_sample_weight
+from swn_d2.data.sample_weights import (
+    SAMPLE_WEIGHT,
+    WEIGHTS_ARE,
+    is_sample_weight,
+    without_weights,
+)
 from swn_d2.errors import UserError
 
-from .masks import UNDECODABLE, VALID_POLYGON, MaskUse, count_dropped, find_undecodable, mask_fault
+from .boxes import Boxes
+from .masks import UNDECODABLE, VALID_POLYGON, MaskUse, find_dropped, find_undecodable, mask_fault
 
 __all__ = ["check_annotations"]
 
@@ -46,6 +52,8 @@ def check_annotations(
     faults = defaultdict(list)
     for annotation in annotations:
         fault = _fault(annotation, sizes, categories, use)
+        if fault is None and is_test:
+            fault = _area_fault(annotation)
         if fault is None and is_train:
             fault = _weight_fault(annotation)
         if fault:
@@ -55,7 +63,23 @@ def check_annotations(
         faults[UNDECODABLE] = undecodable
     if faults:
         raise UserError(f"{file} has {'; '.join(starmap(_describe, faults.items()))}.")
-    _check_what_training_drops(file, annotations, sizes, is_train)
+    boxes = Boxes(annotations, sizes)
+    boxes.check_as_a_whole(file)
+    polygons, without_polygon = find_dropped(annotations)
+    _check_what_counts(file, annotations, without_polygon, is_train=is_train, is_test=is_test)
+    if is_train:
+        _check_weights(cfg, file, annotations)
+    without_area, overhanging = boxes.count_odd_ones()
+    if without_area or overhanging:
+        logger.warning(
+            f"{file}: {without_area} boxes have no area and {overhanging} reach more than a pixel "
+            "beyond the image; Detectron2 drops the former and clips the latter in training."
+        )
+    if is_train and polygons:
+        logger.warning(
+            f"{file}: {polygons} polygons do not have {VALID_POLYGON}; Detectron2 drops them in "
+            f"training, and {len(without_polygon)} objects that have no other polygon with them."
+        )
 
 
 def _describe(fault: str, found: list[dict]) -> str:
@@ -68,6 +92,8 @@ def _fault(annotation: dict, sizes: dict, categories: set, use: MaskUse) -> str 
         return 'an image_id that is not in "images"'
     if annotation["category_id"] not in categories:
         return 'a category_id that is not in "categories"'
+    if annotation.get("iscrowd", 0) not in (0, 1):  # of which Detectron2 takes all for crowds
+        return 'an "iscrowd" that is not 0 or 1 (a number, without quotes)'
     width, height = sizes[annotation["image_id"]]
     return _box_fault(annotation["bbox"], width, height) or mask_fault(
         annotation, width, height, use
@@ -78,7 +104,7 @@ def _box_fault(box: object, image_width: int, image_height: int) -> str | None:
     try:
         x, y, width, height = box
         finite = math.isfinite(x + y + width + height)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         finite = False
     if not finite:
         return "a bbox that is not four finite numbers"
@@ -91,43 +117,62 @@ def _box_fault(box: object, image_width: int, image_height: int) -> str | None:
     return None
 
 
+def _area_fault(annotation: dict) -> str | None:
+    """The evaluation would stop at a text only when it has all detections."""
+    area = annotation["area"]
+    if isinstance(area, (int, float)) and 0 <= area < math.inf:
+        return None
+    return 'an "area" that is not a finite number of at least 0 (of pixels, without quotes)'
+
+
 def _weight_fault(annotation: dict) -> str | None:
     if is_sample_weight(annotation.get(SAMPLE_WEIGHT, 1)):
         return None
-    return f"a {SAMPLE_WEIGHT} that is not a finite number of at least 0 (correct it, or remove it)"
+    return f"a {SAMPLE_WEIGHT} that is not {WEIGHTS_ARE} (correct it, or remove it)"
 
 
-def _check_what_training_drops(
-    file: str, annotations: list[dict], sizes: dict, is_train: bool
+def _check_what_counts(
+    file: str,
+    annotations: list[dict],
+    without_polygon: list[dict],
+    *,
+    is_train: bool,
+    is_test: bool,
 ) -> None:
-    polygons, objects = count_dropped(annotations)
-    crowds = sum(bool(annotation.get("iscrowd", 0)) for annotation in annotations)
-    if is_train and crowds + objects == len(annotations):
+    """Something must be left to train on, and to be found."""
+    objects = [a for a in annotations if not a.get("iscrowd", 0)]
+    with_area = [a for a in objects if min(a["bbox"][2:]) > 0]
+    crowds, without_area = len(annotations) - len(objects), len(objects) - len(with_area)
+    dropped = set(map(id, without_polygon))
+    if is_train and all(id(a) in dropped for a in with_area):
         raise UserError(
-            f"{file} has no annotation to train on: of {len(annotations)}, {crowds} are "
-            f"crowd regions and {objects} have no polygon of {VALID_POLYGON}."
+            f"{file} has no annotation to train on: of {len(annotations)}, {crowds} are crowd "
+            f"regions, {without_area} have a box without area and {len(dropped)} have no polygon "
+            f"of {VALID_POLYGON}."
         )
-    without_area, overhanging = _count_odd_boxes(annotations, sizes)
-    if without_area or overhanging:
-        logger.warning(
-            f"{file}: {without_area} boxes have no area and {overhanging} reach more than a pixel "
-            "beyond the image; Detectron2 drops the former and clips the latter in training."
+    if is_test and not with_area:
+        raise UserError(
+            f"{file} has no object to find, so that it can't be evaluated on: of "
+            f"{len(annotations)} annotations, {crowds} are crowd regions and {without_area} have a "
+            "box without area. For predictions without an evaluation, leave the whole key "
+            '"annotations" out.'
         )
-    if is_train and polygons:
-        logger.warning(
-            f"{file}: {polygons} polygons do not have {VALID_POLYGON}; Detectron2 drops them in "
-            f"training, and {objects} objects that have no other polygon with them."
+    if is_test and not any(a["area"] for a in objects):
+        raise UserError(
+            f'{file} has an "area" of 0 throughout, by which the evaluation tells small objects '
+            "from large ones; give that of the mask, or width times height of the box."
         )
 
 
-def _count_odd_boxes(annotations: list[dict], sizes: dict) -> tuple[int, int]:
-    """How many boxes have no area, and how many others reach beyond their image."""
-    without_area = overhanging = 0
-    for annotation in annotations:
-        x, y, width, height = annotation["bbox"]
-        image_width, image_height = sizes[annotation["image_id"]]
-        if width == 0 or height == 0:
-            without_area += 1
-        elif min(x, y) < -1 or x + width > image_width + 1 or y + height > image_height + 1:
-            overhanging += 1
-    return without_area, overhanging
+def _check_weights(cfg: CfgNode, file: str, annotations: list[dict]) -> None:
+    weights = [a[SAMPLE_WEIGHT] for a in annotations if SAMPLE_WEIGHT in a]
+    if weights and (stock := without_weights(cfg)):
+        raise UserError(
+            f"{file} has a {SAMPLE_WEIGHT} in {len(weights)} annotations, which has no effect on "
+            f"{stock} Or take the key out."
+        )
+    if not any(a.get(SAMPLE_WEIGHT, 1) for a in annotations if not a.get("iscrowd", 0)):
+        raise UserError(
+            f"{file} has a {SAMPLE_WEIGHT} of 0 throughout, so that no object counts; give those "
+            "that are to be learned other weights."
+        )

@@ -1,6 +1,5 @@
 """Whether a COCO-format data set is whole: its file, the entries in it, and the images."""
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -12,12 +11,20 @@ from detectron2.data import Metadata
 from detectron2.utils.file_io import PathManager
 
 from swn_d2.errors import UserError
+from swn_d2.files import read_json
 
 from .annotations import check_annotations
 from .pictures import check_files_exist, check_picture_size
 from .sampling import sample
 
 __all__ = ["check_coco", "read_coco"]
+
+#: Key of an entry -> what its value must be. Others are checked where they are used.
+_TYPES = {
+    **dict.fromkeys(("id", "image_id", "category_id"), ((int, float, str), "a number or a text")),
+    "file_name": ((str,), "a text"),
+    "name": ((str, int), "a text"),
+}
 
 
 def check_coco(cfg: CfgNode, metadata: Metadata, *, is_train: bool, is_test: bool) -> list[str]:
@@ -39,7 +46,7 @@ def check_coco(cfg: CfgNode, metadata: Metadata, *, is_train: bool, is_test: boo
     if not PathManager.isfile(file):
         raise UserError(_no_file(metadata.name, file))
     with _wrong_types_told(file):
-        content = _read_json(file)
+        content = read_json(file)
         _check_sections(file, content, is_train)
         _check_sizes(file, content["images"])
         _check_pictures(file, metadata.image_root, content["images"])
@@ -64,7 +71,7 @@ def read_coco(file: str) -> dict:
         raise UserError(f"There is no annotation file {file}.")
     cfg = get_cfg()
     with _wrong_types_told(file):
-        content = _read_json(file)
+        content = read_json(file)
         _check_sections(file, content, is_train=True)
         _check_sizes(file, content["images"])
         _check_annotation_entries(cfg, file, content, is_test=False)
@@ -88,16 +95,6 @@ def _no_file(name: str, file: str) -> str:
         "folder of your data sets."
     )
     return f"Data set {name}: there is no annotation file {file}. {remedy}"
-
-
-def _read_json(file: str) -> object:
-    try:
-        with PathManager.open(file, "rb") as stream:
-            return json.load(stream)
-    except ValueError as error:
-        raise UserError(f"{file} is not valid JSON: {error}.") from None
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}.") from error
 
 
 def _check_sections(file: str, content: object, is_train: bool) -> None:
@@ -132,13 +129,20 @@ def _check_entries(file: str, content: dict, section: str, needed: Iterable[str]
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise UserError(f'{file} is not in COCO format: "{section}" is not a list of objects.')
     for key in needed:
+        types, wanted = _TYPES.get(key, ((object,), ""))
         lacking = [i for i, entry in enumerate(entries) if key not in entry]
+        what = f'no "{key}"'
+        if not lacking:
+            lacking = [i for i, entry in enumerate(entries) if not isinstance(entry[key], types)]
+            what = f'a "{key}" that is not {wanted}'
         if lacking:
             first = entries[lacking[0]]
-            which = f"id {first['id']}" if "id" in first else f"number {lacking[0] + 1} in the list"
+            which = f"number {lacking[0] + 1} in the list"
+            if "id" in first and key != "id":
+                which = f"id {first['id']}"
             raise UserError(
-                f'{file}: {len(lacking)} of {len(entries)} entries in "{section}" have no '
-                f'"{key}"; the first is {which}.'
+                f'{file}: {len(lacking)} of {len(entries)} entries in "{section}" have {what}; the '
+                f"first is {which}."
             )
 
 

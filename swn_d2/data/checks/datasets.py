@@ -36,12 +36,17 @@ def check_datasets(cfg: CfgNode, *, eval_only: bool = False) -> None:
     """
     train, test = () if eval_only else cfg.DATASETS.TRAIN, cfg.DATASETS.TEST
     categories = {}
+    for name in (*train, *test):
+        if not isinstance(name, str) or not name:
+            raise UserError(f"DATASETS has {name!r}, which can't be the name of a data set.")
     for name in dict.fromkeys((*train, *test)):
         classes = _check_dataset(cfg, name, is_train=name in train, is_test=name in test)
         if classes is not None:
-            _check_num_classes(cfg, name, len(classes))
             categories[name] = classes
+    # First, for where they differ no number of classes would be right.
     _check_same_categories(categories)
+    for name, classes in categories.items():
+        _check_num_classes(cfg, name, len(classes))
 
 
 def _check_dataset(cfg: CfgNode, name: str, *, is_train: bool, is_test: bool) -> list[str] | None:
@@ -87,6 +92,11 @@ def _check_same_categories(categories: dict[str, list[str]]) -> None:
     """The n-th category must be the same everywhere: a detector knows it by n alone."""
     first = next(iter(categories), "")
     for name, classes in categories.items():
+        if len(classes) != len(categories[first]):
+            raise UserError(
+                f"Data sets {first} and {name} differ in their categories: one has "
+                f"{len(categories[first])}, the other {len(classes)}."
+            )
         for n, (a, b) in enumerate(zip(categories[first], classes, strict=True), start=1):
             if a != b:
                 raise UserError(

@@ -11,7 +11,7 @@ __all__ = [
     "UNDECODABLE",
     "VALID_POLYGON",
     "MaskUse",
-    "count_dropped",
+    "find_dropped",
     "find_undecodable",
     "mask_fault",
 ]
@@ -93,7 +93,7 @@ def _polygons_fault(polygons: object, use: MaskUse) -> str | None:
 def _are_finite(numbers: list) -> bool:
     try:
         return math.isfinite(sum(numbers))
-    except TypeError:
+    except (TypeError, OverflowError):
         return False
 
 
@@ -120,16 +120,17 @@ def _can_be_decoded(annotation: dict) -> bool:
     return True
 
 
-def count_dropped(annotations: list[dict]) -> tuple[int, int]:
-    """How many polygons Detectron2 drops, and how many objects that have no other polygon.
+def find_dropped(annotations: list[dict]) -> tuple[int, list[dict]]:
+    """How many polygons Detectron2 drops, and the objects that have no other polygon.
 
     Crowd regions are not counted as objects.
     """
-    polygons = objects = 0
+    polygons, objects = 0, []
     for annotation in annotations:
         mask = annotation.get("segmentation")
         if mask and isinstance(mask, list):
             dropped = sum(len(p) < 6 or len(p) % 2 == 1 for p in mask)
             polygons += dropped
-            objects += dropped == len(mask) and not annotation.get("iscrowd", 0)
+            if dropped == len(mask) and not annotation.get("iscrowd", 0):
+                objects.append(annotation)
     return polygons, objects

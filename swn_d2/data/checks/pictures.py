@@ -10,7 +10,7 @@ from PIL import Image
 
 from swn_d2.errors import UserError
 
-__all__ = ["check_files_exist", "check_picture_size"]
+__all__ = ["check_depth", "check_files_exist", "check_picture_size"]
 
 EXIF_ORIENTATION = 0x0112
 
@@ -50,17 +50,36 @@ def check_picture_size(path: str, expected: tuple[int, int], source: str) -> Non
         source: who says so, for the message.
 
     Raises:
-        UserError: the picture is unreadable or has another size.
+        UserError: the picture is unreadable, has another size, or more than 8 bits.
     """
     try:
         with PathManager.open(path, "rb") as stream, Image.open(stream) as picture:
-            size = _upright_size(picture)
-    except OSError as error:
-        raise UserError(f"Cannot read {path}, {source}: {error}.") from None
+            size, mode = _upright_size(picture), picture.mode
+    except Exception as error:  # what is damaged can raise nearly everything
+        raise UserError(f"Cannot read {path}, {source}: {error}.") from error
+    check_depth(path, mode)
     if size != expected:
         raise UserError(
             f"{path} is {size[0]}x{size[1]} pixels, but {source} says {expected[0]}x{expected[1]}. "
             "Correct width and height, or put the original there."
+        )
+
+
+def check_depth(path: str | Path, mode: str) -> None:
+    """Check that Detectron2 sees in a picture what is in it.
+
+    Args:
+        path: the picture, for the message.
+        mode: Pillow's name for the kind of its pixels.
+
+    Raises:
+        UserError: it has more than 8 bits, which would be cut off.
+    """
+    if mode.startswith(("I", "F")):
+        raise UserError(
+            f"{path} has {'decimal numbers' if mode == 'F' else '16 bits or more'} for its pixels "
+            f"(Pillow's mode {mode}), of which Detectron2 makes white or black; scale them to 0 to "
+            "255 and save the picture with 8 bits."
         )
 
 

@@ -8,6 +8,7 @@ from detectron2.data import Metadata
 
 from swn_d2.data.voc import VOCAnnotation, read_voc_annotation
 from swn_d2.errors import UserError
+from swn_d2.files import read_text
 
 from .pictures import check_files_exist, check_picture_size
 from .sampling import sample
@@ -55,7 +56,7 @@ def _read_listing(name: str, listing: Path) -> list[str]:
     """The ids of the images."""
     if not listing.is_file():
         raise UserError(f"Data set {name}: there is no file {listing}.")
-    ids = listing.read_text().split()
+    ids = read_text(listing).split()
     if len(ids) < 2:
         number = "only one" if ids else "no"
         raise UserError(f"Data set {name}: {listing} names {number} image; Detectron2 needs two.")

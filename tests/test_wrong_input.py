@@ -1,0 +1,493 @@
+"""What a user can get wrong, in one table: each ends in one sentence that says what to mend, before
+any training, and whatever run is in the output folder stays as it is.
+
+How the rows are made wrong stands in the tables; the scripts run in this process, which saves the
+seconds of importing torch for each of them.
+"""
+
+import json
+import math
+import os
+import pickle
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from swn_d2.data import make_digit_scenes
+from swn_d2.engine import SafeCheckpointer, start
+from tests.pickles import Call
+from tests.tiny import tiny_config, tiny_model
+
+ROOT = Path(__file__).parents[1]
+#: What a training leaves, and what may be added to when something is tried in its folder.
+LOG = "log.txt"
+
+
+def config(**kwargs):
+    return tiny_config(
+        *("DATASETS.TRAIN", ("mine_train",), "DATASETS.TEST", ("mine_val",)),
+        *("MODEL.ROI_HEADS.NUM_CLASSES", 10, "MODEL.RETINANET.NUM_CLASSES", 10),
+        *("INPUT.MASK_FORMAT", "bitmask", "SOLVER.IMS_PER_BATCH", 2),
+        *("DATALOADER.NUM_WORKERS", 0, "OUTPUT_DIR", "run"),
+        **kwargs,
+    )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder with data, two configs and a run."""
+    folder = tmp_path_factory.mktemp("made")
+    make_digit_scenes(folder / "digits", num_train=4, num_val=2, image_size=(96, 64))
+    for detector in ("faster_rcnn", "retinanet"):
+        (folder / f"{detector}.yaml").write_text(config(detector=detector).dump())
+    cfg = config()
+    run = folder / "run"
+    (run / "inference").mkdir(parents=True)
+    SafeCheckpointer(tiny_model(cfg), str(run)).save("model_final", iteration=1)
+    (run / "config.yaml").write_text(cfg.dump())
+    (run / "metrics.json").write_text('{"iteration": 0, "total_loss": 1.0}\n')
+    (run / "inference" / "config.yaml").write_text(cfg.dump())
+    return folder
+
+
+@pytest.fixture
+def here(made, tmp_path, monkeypatch, clean_catalog):
+    """A copy of it, as the current folder."""
+    shutil.copytree(made, tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    # Detectron2's loggers would keep writing to this folder, and hide what other tests look for.
+    monkeypatch.setattr(start, "setup_logger", lambda *args, **kwargs: None)
+    return tmp_path / "here"
+
+
+@pytest.fixture
+def fails(here, monkeypatch, capfd):
+    """Runs a script, and gives the sentence that it ends with."""
+
+    def run(script, *arguments):
+        before = files_of_the_run()
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_info:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        line = exit_info.value.code  # a text, which Python prints, and exits with 1
+        assert isinstance(line, str) and line.startswith("error: ") and "\n" not in line, line
+        printed = "".join(capfd.readouterr())
+        assert "error: " not in printed and "Traceback" not in printed
+        now = files_of_the_run()
+        assert {file: now.get(file) for file in before} == before
+        return line
+
+    return run
+
+
+def files_of_the_run():
+    return {
+        file: file.read_bytes()
+        for file in Path("run").rglob("*")
+        if file.is_file() and file.name != LOG
+    }
+
+
+def train(*arguments, config_file="faster_rcnn.yaml"):
+    """The arguments of a training that is resumed."""
+    names = (("mine_train", "train"), ("mine_val", "val"))
+    data = [
+        text
+        for name, part in names
+        for text in (
+            *("--register-coco", name),
+            *(f"digits/annotations/instances_{part}.json", f"digits/{part}"),
+        )
+    ]
+    return ["train_net.py", "--config-file", config_file, *data, *arguments]
+
+
+def says(line, words):
+    for word in words.split(" & "):
+        assert word in line, line
+
+
+# Config files: content -> words of the sentence. "mine.yaml" is the file.
+
+CONFIG_FILES = {
+    "_BASE_: mine.yaml": "mine.yaml includes itself",
+    "_BASE_: other/../mine.yaml": "mine.yaml includes itself",
+    "_BASE_: 3": "_BASE_ in mine.yaml is 3 & path of a config",
+    "_BASE_: [faster_rcnn.yaml, 3]": "_BASE_ in mine.yaml is 3",
+    "_BASE_: nowhere.yaml": "cannot read nowhere.yaml & _BASE_ of mine.yaml",
+    "_BASE_: https://nowhere.invalid/x.yaml": "cannot read https & _BASE_ of mine.yaml",
+    "": "mine.yaml is empty",
+    "- 1": "mine.yaml holds a list",
+    "text": "mine.yaml holds a str",
+    "SOLVER: {BASE_LR: 0.1}\nSOLVER: {GAMMA: 0.1}": "'SOLVER' stands there again in line 2",
+    "SOLVER: [1]": "SOLVER in mine.yaml is a section & [1] stands there",
+    "SOLVER:": "SOLVER in mine.yaml is a section & nothing stands there",
+    "MODEL: {RPN: 3}": "MODEL.RPN in mine.yaml is a section & 3 stands there",
+    "SOLVER: {BASE_LR: {X: 1}}": "SOLVER.BASE_LR in mine.yaml is a key with a value",
+    "1: 2": "1 in mine.yaml is no config key",
+    "[" * 5000: "mine.yaml is not a plain YAML file",
+    "SOLVER: {BASE_LR: fast}": "SOLVER.BASE_LR is fast & must be a number & mine.yaml",
+    "MODEL: !!python/name:os.system {}": "mine.yaml is not a plain YAML file",
+    "_BASE_: faster_rcnn.yaml\nSOLVER: {BASE_LR: null}": "SOLVER.BASE_LR has no value",
+    b"\xff\xd8\xff\xe0\0\x10JFIF": "mine.yaml is not a text file",
+    b"PK\x03\x04\xff\xff": "mine.yaml is not a text file",
+    "SOLVER: {}".encode("utf-16"): "mine.yaml is not a text file, or not in UTF-8",
+}
+
+
+@pytest.mark.parametrize("content", CONFIG_FILES, ids=lambda content: str(content)[:40])
+def test_config_files(fails, content):
+    Path("mine.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
+    says(fails(*train("--resume", config_file="mine.yaml")), CONFIG_FILES[content])
+
+
+# The command line: arguments -> words.
+
+ARGUMENTS = {
+    "SOLVER.BASE_LR=0.1": "SOLVER.BASE_LR=0.1: give KEY VALUE with a space",
+    "SOLVER.BASE_LR": "no pairs of KEY VALUE",
+    "SOLVER.BASE_LR 0.1 --resume": "--resume stands behind the first KEY VALUE",
+    "SOLVER.BASE_LR.X 1": "no config key SOLVER.BASE_LR.X & mean SOLVER.BASE_LR",
+    "SOLVER 1": "SOLVER is 1 & a section",
+    "--num-machines 2 --machine-rank 2": "--machine-rank is 2 & less than --num-machines",
+    "--machine-rank -1": "--machine-rank is -1",
+    "--register-coco x https://nowhere.invalid/x.json digits": "is a URL",
+    "--register-coco x digits digits": "no annotation file digits",
+    "DATASETS.TRAIN (7,)": "DATASETS has 7",
+    "DATASETS.TEST ('',)": "DATASETS has ''",
+    "DATASETS.TRAIN mine_train": "DATASETS.TRAIN is mine_train & a tuple",
+    "OUTPUT_DIR https://nowhere.invalid/x": "is a URL",
+    "MODEL.DEVICE gpu": "MODEL.DEVICE is 'gpu' & cuda & cpu",
+    "MODEL.DEVICE cuda:x": "MODEL.DEVICE is 'cuda:x'",
+    "MODEL.RESNETS.DEPTH 51": "MODEL.RESNETS.DEPTH is 51 & 50, 101",
+    "MODEL.RESNETS.NORM BatchNorm": "MODEL.RESNETS.NORM is 'BatchNorm' & FrozenBN",
+    "MODEL.FPN.NORM bn": "MODEL.FPN.NORM is 'bn'",
+    "SOLVER.BASE_LR -0.1": "SOLVER.BASE_LR is -0.1 & at least 0",
+    "SOLVER.BASE_LR float('nan')": "SOLVER.BASE_LR is float('nan') & a number",
+    "SOLVER.BASE_LR 1e999": "SOLVER.BASE_LR is inf & finite",
+    "SOLVER.MOMENTUM -1.0": "SOLVER.MOMENTUM is -1.0",
+    "SOLVER.GAMMA -1.0": "SOLVER.GAMMA is -1.0",
+    "SOLVER.WEIGHT_DECAY -1.0": "SOLVER.WEIGHT_DECAY is -1.0",
+    "SOLVER.LR_SCHEDULER_NAME Cosine": "SOLVER.LR_SCHEDULER_NAME has 'Cosine' & WarmupCosineLR",
+    "SOLVER.WARMUP_METHOD fast": "SOLVER.WARMUP_METHOD has 'fast' & linear",
+    "SOLVER.WARMUP_ITERS -1": "SOLVER.WARMUP_ITERS is -1",
+    "SOLVER.WARMUP_FACTOR 2.0": "SOLVER.WARMUP_FACTOR is 2.0",
+    "SOLVER.STEPS (9,3)": "SOLVER.STEPS is (9, 3) & rise",
+    "SOLVER.STEPS ('a',)": "SOLVER.STEPS is ('a',) & rise",
+    "SOLVER.CHECKPOINT_PERIOD 0": "SOLVER.CHECKPOINT_PERIOD is 0 & at least 1",
+    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE max": "CLIP_TYPE has 'max' & norm",
+    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE -1.0": "CLIP_VALUE is -1.0 & greater than 0",
+    "DATALOADER.SAMPLER_TRAIN Random": "SAMPLER_TRAIN has 'Random' & TrainingSampler",
+    "DATALOADER.NUM_WORKERS -1": "DATALOADER.NUM_WORKERS is -1",
+    "INPUT.MIN_SIZE_TRAIN ()": "INPUT.MIN_SIZE_TRAIN is () & pixels",
+    "INPUT.FORMAT RGBA": "INPUT.FORMAT has 'RGBA'",
+    "MODEL.PIXEL_STD [0.0,1.0,1.0]": "MODEL.PIXEL_STD is [0.0, 1.0, 1.0]",
+    "MODEL.ROI_HEADS.NUM_CLASSES 0": "MODEL.ROI_HEADS.NUM_CLASSES is 0",
+    "MODEL.RPN.BBOX_REG_LOSS_TYPE l1": "BBOX_REG_LOSS_TYPE has 'l1'",
+    "INPUT.CROP.TYPE x": "INPUT.CROP.TYPE has 'x' & absolute",
+    "INPUT.CROP.ENABLED True INPUT.CROP.SIZE [2.0,2.0]": "INPUT.CROP.SIZE is [2.0, 2.0] & up to 1",
+    "SEED 99999999999": "SEED is 99999999999",
+    "TEST.EXPECTED_RESULTS [[1]]": "TEST.EXPECTED_RESULTS is [[1]]",
+    "MODEL.SAMPLE_WEIGHTER.CLASS_WEIGHTS [0,0,0,0,0,0,0,0,0,0]": "CLASS_WEIGHTS are all 0",
+    "MODEL.SAMPLE_WEIGHTER.CLASS_WEIGHTS [1]": "1 weights & ROI_HEADS.NUM_CLASSES is 10",
+    "MODEL.WEIGHTS run": "no file run (MODEL.WEIGHTS)",
+    # What no check knows: the phase and Python's words.
+    "--resume MODEL.RPN.IN_FEATURES ['p9']": "building the model failed: & p9 & --debug",
+    "--resume MODEL.ROI_BOX_HEAD.POOLER_TYPE x": "building the model failed: & --debug",
+    "--resume INPUT.MIN_SIZE_TRAIN_SAMPLING range": "loading the training set failed: & --debug",
+    "--resume MODEL.RPN.IOU_THRESHOLDS [0.7,0.3]": "building the model failed: & matcher.py, line",
+    "--resume MODEL.PIXEL_MEAN [1.0]": "building the model failed: & different shapes",
+    "--resume MODEL.RESNETS.WIDTH_PER_GROUP 8": "does not fit this model",
+}
+
+
+@pytest.mark.parametrize("arguments", ARGUMENTS)
+def test_arguments(fails, arguments):
+    resume = [] if "--" in arguments else ["--resume"]
+    says(fails(*train(*resume, *arguments.split())), ARGUMENTS[arguments])
+
+
+def test_a_retinanet_has_no_masks(fails):
+    line = fails(*train("--resume", "MODEL.MASK_ON", "True", config_file="retinanet.yaml"))
+    says(line, "MODEL.MASK_ON is True & SWNRetinaNet has no masks")
+
+
+# Annotations: what is done to the file's content -> words.
+
+
+def of_all(**values):
+    """Every annotation gets these; a function is given the annotation."""
+
+    def spoil(content):
+        for annotation in content["annotations"]:
+            for key, value in values.items():
+                annotation[key] = value(annotation) if callable(value) else value
+
+    return spoil
+
+
+def as_shares(annotation):
+    x, y, width, height = annotation["bbox"]
+    return [x / 96, y / 64, width / 96, height / 64]
+
+
+def as_corners(annotation):
+    x, y, width, height = annotation["bbox"]
+    return [x, y, x + width, y + height]
+
+
+def without_objects(content):
+    content["annotations"] = []
+
+
+def another_class(content):
+    content["categories"].append({"id": 99, "name": "other"})
+
+
+TRAINING_SETS = [
+    (of_all(bbox=as_shares), "look like shares of the picture"),
+    (of_all(bbox=as_corners), "fit into it as the corners x1, y1, x2, y2"),
+    (of_all(bbox=[1, 1, 0, 5]), "no annotation to train on & a box without area"),
+    (of_all(bbox=[1, 1, "2", 5]), "a bbox that is not four finite numbers"),
+    (of_all(iscrowd="0"), '"iscrowd" that is not 0 or 1'),
+    (of_all(iscrowd=None), '"iscrowd" that is not 0 or 1'),
+    (of_all(iscrowd=math.nan), '"iscrowd" that is not 0 or 1'),
+    (of_all(iscrowd=1), "no annotation to train on"),
+    (of_all(sample_weight=0), "a sample_weight of 0 throughout"),
+    (of_all(sample_weight=1e38), "sample_weight that is not a number from 0 to 1000000"),
+    (without_objects, "no annotation to train on"),
+    (another_class, "mine_train and mine_val differ in their categories & 11 & 10"),
+]
+TEST_SETS = [
+    (of_all(area="9"), '"area" that is not a finite number'),
+    (of_all(area=None), '"area" that is not a finite number'),
+    (of_all(area=math.nan), '"area" that is not a finite number'),
+    (of_all(area=0), '"area" of 0 throughout'),
+    (of_all(iscrowd="0"), '"iscrowd" that is not 0 or 1'),
+    (of_all(iscrowd=1), "no object to find"),
+    (of_all(bbox=as_corners), "fit into it as the corners"),
+    (of_all(bbox=[1, 1, 0, 5]), "no object to find"),
+    (without_objects, "no object to find"),
+]
+
+
+@pytest.mark.parametrize(
+    "part, spoil, words",
+    [("train", *row) for row in TRAINING_SETS] + [("val", *row) for row in TEST_SETS],
+)
+def test_annotations(fails, part, spoil, words):
+    file = Path(f"digits/annotations/instances_{part}.json")
+    content = json.loads(file.read_text())
+    spoil(content)
+    file.write_text(json.dumps(content))
+    line = fails(*train("--resume"))
+    says(line, words)
+    assert file.name in line or "mine_train" in line
+
+
+def test_weights_that_the_detector_does_not_look_at(fails):
+    file = Path("digits/annotations/instances_train.json")
+    content = json.loads(file.read_text())
+    of_all(sample_weight=2)(content)
+    file.write_text(json.dumps(content))
+    stock = ["MODEL.ROI_HEADS.NAME", "StandardROIHeads"]
+    says(fails(*train("--resume", *stock)), "has no effect on & StandardROIHeads & SWN")
+
+
+# Files: what is done to one -> words. Of "digits" the first training picture and its annotations.
+
+ANNOTATIONS = Path("digits/annotations/instances_train.json")
+PICTURE = Path("digits/train/000001.jpg")
+
+
+def recode(encoding):
+    return lambda: ANNOTATIONS.write_text(ANNOTATIONS.read_text(), encoding=encoding)
+
+
+def picture(mode, dtype, **kwargs):
+    def write():
+        pixels = np.zeros((64, 96), dtype)
+        Image.fromarray(pixels, **kwargs).save(PICTURE, format="TIFF")
+
+    return write
+
+
+def huge_picture():
+    Image.new("1", (20_000, 10_000)).save(PICTURE, format="PNG")
+
+
+def note(text):
+    return lambda: Path("run/last_checkpoint").write_text(text)
+
+
+def folder_in_place_of(name):
+    def make():
+        Path(name).unlink(missing_ok=True)
+        Path(name).mkdir()
+
+    return make
+
+
+FILES = {
+    "BOM": (recode("utf-8-sig"), "instances_train.json begins with a byte-order mark"),
+    "UTF-16": (recode("utf-16"), "instances_train.json is not a text file, or not in UTF-8"),
+    "nested": (lambda: ANNOTATIONS.write_text("[" * 200_000), "instances_train.json is nested"),
+    "cut": (lambda: ANNOTATIONS.write_text("{"), "instances_train.json is not valid JSON"),
+    "16 bits": (picture("I;16", np.uint16), "000001.jpg has 16 bits or more"),
+    "floats": (picture("F", np.float32), "000001.jpg has decimal numbers"),
+    "200 megapixels": (huge_picture, "Cannot read digits/train/000001.jpg & 200000000 pixels"),
+    "no picture": (lambda: PICTURE.write_bytes(b"GIF89a"), "Cannot read digits/train/000001.jpg"),
+    "no folder": (lambda: shutil.rmtree("digits/train"), "no image folder digits/train"),
+    "empty note": (note("\n"), "run/last_checkpoint is empty & model_final.pth"),
+    "no checkpoint": (note("model_9.pth"), "names 'model_9.pth', which is not there"),
+    "leads out": (note("../run/model_final.pth"), "leads out of the folder"),
+    "absolute": (note(str(ROOT / "README.md")), "leads out of the folder"),
+    "damaged checkpoint": (
+        lambda: os.truncate("run/model_final.pth", 1000),
+        "model_final.pth is not a PyTorch checkpoint",
+    ),
+    "log": (folder_in_place_of("run/log.txt"), "log.txt may not be written to"),
+    "metrics": (folder_in_place_of("run/metrics.json"), "metrics.json may not be written to"),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_files(fails, case):
+    spoil, words = FILES[case]
+    spoil()
+    says(fails(*train("--resume")), words)
+
+
+class Unreadable:
+    """Stands for what may not be read, which root always may."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def __call__(self, path, *args, **kwargs):
+        if Path(path).name == self.name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return self.real(path, *args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "function, name", [("builtins.open", "instances_train.json"), ("os.listdir", "train")]
+)
+def test_what_may_not_be_read(fails, monkeypatch, function, name):
+    guard = Unreadable(name)
+    module, _, attribute = function.rpartition(".")
+    guard.real = getattr(sys.modules[module], attribute)
+    monkeypatch.setattr(function, guard)
+    says(fails(*train("--resume")), f"ermission denied & {name}")
+
+
+@pytest.mark.parametrize("name", ["weights.pkl", "weights.pth"])
+def test_weights_that_run_code(fails, name):
+    data = {"model": Call(os.mkdir, "made"), "__author__": "someone"}
+    if name.endswith(".pkl"):
+        Path(name).write_bytes(pickle.dumps(data))
+    else:
+        torch.save(data, name)
+    says(fails(*train("--eval-only", "MODEL.WEIGHTS", name)), name)
+    says(fails("tools/visualize.py", "run", PICTURE, "--weights", name), name)
+    assert not Path("made").exists()
+
+
+# Tools: how it is made wrong, the command -> words.
+
+
+def save(name, data):
+    return lambda: torch.save(data, name)
+
+
+def nothing():
+    pass
+
+
+TOOLS = [
+    (save("a.pth", {"model": {}}), "strip_checkpoint.py a.pth b.pth", "a.pth & has no tensor"),
+    (save("a.pth", {"model": {"x": 1}}), "strip_checkpoint.py a.pth b.pth", "has no tensor"),
+    (save("a.pth", {}), "convert_backbone.py a.pth b.pth", "a.pth & no tensor"),
+    (nothing, "convert_backbone.py nowhere.pth b.pth", "cannot read nowhere.pth"),
+    (recode("utf-8-sig"), f"split_dataset.py {ANNOTATIONS} a.json b.json", "byte-order mark"),
+    (recode("utf-16"), f"add_noise.py {ANNOTATIONS} a.json --wrong-classes 0.5", "not in UTF-8"),
+    (nothing, f"add_noise.py {PICTURE} a.json --wrong-classes 0.5", "not a text file"),
+    (nothing, "visualize.py run https://nowhere.invalid/x.jpg", "no picture for https"),
+    (nothing, f"visualize.py run {PICTURE} --opts MODEL.DEVICE gpu", "MODEL.DEVICE is 'gpu'"),
+    (nothing, f"visualize.py run {PICTURE} --opts MODEL.DEVICE=cpu", "give KEY VALUE"),
+    (note("model_9.pth"), f"visualize.py run {PICTURE}", "last_checkpoint names 'model_9.pth'"),
+    (nothing, f"visualize.py {PICTURE} {PICTURE}", "000001.jpg is not a text file"),
+    (nothing, "report.py nowhere", "no folder nowhere"),
+    (nothing, "report.py run -o digits", "cannot write digits"),
+    (nothing, "run_experiments.py faster_rcnn.yaml", "faster_rcnn.yaml"),
+    (nothing, f"run_experiments.py {PICTURE}", "000001.jpg is not a text file"),
+    (nothing, "make_voc_subset.py digits out", "digits"),
+    (nothing, "measure_noise.py nowhere", "no folder nowhere"),
+]
+
+
+@pytest.mark.parametrize("spoil, arguments, words", TOOLS, ids=[row[1][:50] for row in TOOLS])
+def test_tools(fails, spoil, arguments, words):
+    spoil()
+    before = set(Path().rglob("*"))
+    script, *arguments = arguments.split()
+    says(fails(f"tools/{script}", *arguments), words)
+    assert set(Path().rglob("*")) == before
+
+
+# A picture that can't be shown is told, and the others are drawn.
+
+
+def test_a_picture_that_would_turn_white(here, capfd, monkeypatch):
+    picture("I;16", np.uint16)()
+    monkeypatch.setattr(sys, "argv", ["visualize.py", "run", str(PICTURE)])
+    with pytest.raises(SystemExit, match="1 of 1 pictures could not be read"):
+        runpy.run_path(str(ROOT / "tools" / "visualize.py"), run_name="__main__")
+    assert "16 bits or more" in capfd.readouterr().err
+
+
+BROKEN_METRICS = """
+{"iteration": 1, "total_loss": "text", "bbox/AP": null}
+{"iteration": Infinity, "total_loss": 1}
+{"iteration": "2", "total_loss": 1}
+{"iteration": 3, "total_loss": [1], "time": {}}
+{"iteration": null}
+[1]
+"""
+
+
+def test_broken_values_in_what_the_report_reads(here, monkeypatch):
+    with open("run/metrics.json", "a") as file:
+        file.write(BROKEN_METRICS + '{"iteration": 4, "total_loss": 1' + "0" * 400 + "}\n")
+    Path("run/environment.json").write_text('{"versions": [1]}')
+    monkeypatch.setattr(sys, "argv", ["report.py", "run"])
+    runpy.run_path(str(ROOT / "tools" / "report.py"), run_name="__main__")
+    page = Path("run/report.html").read_text()
+    assert "environment.json is not the note" in page
+
+
+def test_the_traceback_is_in_the_log_and_on_debug(fails, here, monkeypatch, capfd):
+    opts = ["MODEL.RPN.IN_FEATURES", "['p9']"]
+    fails(*train("--resume", *opts))
+    log = Path("run", LOG).read_text()
+    assert "Traceback" in log and "KeyError: 'p9'" in log and "building the model failed" in log
+    monkeypatch.setenv("SWN_D2_DEBUG", "")  # so that what --debug sets is undone
+    monkeypatch.setattr(sys, "argv", train("--debug", "--resume", *opts))
+    with pytest.raises(SystemExit, match="building the model failed"):
+        runpy.run_path(str(ROOT / "train_net.py"), run_name="__main__")
+    assert "KeyError: 'p9'" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, SystemExit(3)])
+def test_what_is_no_mistake_passes(raised):
+    from swn_d2.errors import phase, user_errors_exit
+
+    with pytest.raises(type(raised) if isinstance(raised, SystemExit) else raised):
+        with user_errors_exit(), phase("doing something"):
+            raise raised
