@@ -11,10 +11,12 @@ from .datasets import (
 from .digit_scenes import make_digit_scenes
 from .mapper import NamingDatasetMapper
 from .sample_weights import keep_sample_weights
+from .train_stream import TrainStream
 from .training_set import load_training_set, number_annotations
 from .voc import register_all_voc, register_voc
 
 __all__ = [
+    "TrainStream",
     "NamingDatasetMapper",
     "add_register_coco_argument",
     "check_datasets",
