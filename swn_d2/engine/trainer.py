@@ -33,7 +33,7 @@ from ..random_numbers import STEP, seed_at
 from ..weighting.memory import ObjectMemory
 from .checkpoint import SafeCheckpointer
 from .environment import write_environment
-from .normalizers import NormalizerKeeper
+from .retinanet_history import RetinaNetHistory
 from .optimizer import build_joint_optimizer
 from .recorder import SampleRecorder, weighters_of
 from .stopping import StopOnSignal
@@ -188,7 +188,7 @@ class SWNTrainer(DefaultTrainer):
         # Around Detectron2's checkpointer, which only the main process has; before the evaluation,
         # which may take longer than a scheduler waits.
         period = self.cfg.SOLVER.CHECKPOINT_PERIOD
-        around = [NormalizerKeeper(model, period)] if NormalizerKeeper.is_for(model) else []
+        around = [RetinaNetHistory(model, period)] if RetinaNetHistory.is_for(model) else []
         around += [hook for hook in ret if isinstance(hook, hooks.PeriodicCheckpointer)]
         around.append(StopOnSignal(self._save_between, lambda: self.resume_command))
         ret = [hook for hook in ret if hook not in around]
@@ -200,7 +200,7 @@ class SWNTrainer(DefaultTrainer):
         name = f"model_{self.iter:07d}"
         if (self.iter + 1) % self.cfg.SOLVER.CHECKPOINT_PERIOD:
             for hook in self._hooks:
-                if isinstance(hook, NormalizerKeeper):
+                if isinstance(hook, RetinaNetHistory):
                     hook.gather()
             self.checkpointer.save(name, iteration=self.iter)
         return f"{name}.pth"

@@ -1,16 +1,22 @@
-"""The one history of a detector that its state dict does not have: RetinaNet's."""
+"""What a RetinaNet remembers of its training that its state dict does not have."""
 
+import torch
 from detectron2.engine import HookBase
 from detectron2.modeling.meta_arch.retinanet import RetinaNet
 from detectron2.utils import comm
+from fvcore.nn import sigmoid_focal_loss_jit
 from torch import nn
 
-__all__ = ["NormalizerKeeper"]
+from ..modeling import SWNRetinaNet
+
+__all__ = ["RetinaNetHistory"]
 
 
-class NormalizerKeeper(HookBase):
+class RetinaNetHistory(HookBase):
     """Keeps what RetinaNet divides its losses by, in the checkpoints: a moving average of the
-    number of positives, of which each process has its own, in an attribute.
+    number of positives, of which each process has its own, in an attribute. And has the loss
+    function compiled before the first iteration, since until then its gradients are rounded
+    otherwise: the first iteration would differ from the same one in a process that did others.
 
     It belongs before what saves checkpoints, in every process.
     """
@@ -34,6 +40,19 @@ class NormalizerKeeper(HookBase):
         """Make the next checkpoint one of now. To be called in every process."""
         # Some versions of Detectron2 do not have it before the first iteration.
         self._of_processes = comm.all_gather(getattr(self._model, "loss_normalizer", None))
+
+    def before_train(self) -> None:
+        model = self._model
+        logits = torch.zeros(1, model.num_classes, device=model.device, requires_grad=True)
+        reduction = "none" if isinstance(model, SWNRetinaNet) else "sum"
+        for _ in range(2):
+            sigmoid_focal_loss_jit(
+                logits,
+                torch.zeros_like(logits),
+                alpha=model.focal_loss_alpha,
+                gamma=model.focal_loss_gamma,
+                reduction=reduction,
+            ).sum().backward()
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
