@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
 """Train or evaluate a detector with sample weighting. Used as Detectron2's own train_net.py."""
 
-from swn_d2.errors import require_detectron2, user_errors_exit
+from swn_d2.errors import UserError, require_detectron2, user_errors_exit
 
 with user_errors_exit():
     require_detectron2()
+
+import os
+import sys
 
 from detectron2.engine import default_argument_parser
 from detectron2.evaluation import verify_results
@@ -16,7 +19,11 @@ from swn_d2.engine import (
     SafeCheckpointer,
     check_run,
     choose_device,
+    find_place,
+    is_restart,
     launch,
+    note_start,
+    resume_command,
     start_run,
     write_config,
 )
@@ -44,6 +51,7 @@ def main(args):
                 verify_results(cfg, results)
             return results
         trainer = SWNTrainer(cfg)
+        trainer.resume_command = resume_command(sys.argv)
         trainer.resume_or_load(resume=args.resume)
         write_config(cfg, eval_only=False)
         return trainer.train()
@@ -61,6 +69,16 @@ if __name__ == "__main__":
         # In this process first: a mistake is reported once, and before any process starts.
         register_from_args(args)
         cfg = setup(args)
+        place = find_place(os.environ)
+        if place is not None:
+            if (args.num_gpus, args.num_machines) != (1, 1):
+                raise UserError(
+                    f"{place.num_processes} processes have been started already; leave out "
+                    "--num-gpus and --num-machines."
+                )
+            args.num_gpus = place.num_local
+            args.num_machines = place.num_processes // place.num_local
+        args.resume = args.resume or is_restart(os.environ)
         check_run(
             cfg,
             eval_only=args.eval_only,
@@ -68,6 +86,7 @@ if __name__ == "__main__":
             num_processes_per_machine=args.num_gpus,
             num_machines=args.num_machines,
         )
+        note_start(os.environ)
         launch(
             main,
             args.num_gpus,
@@ -76,4 +95,5 @@ if __name__ == "__main__":
             dist_url=args.dist_url,
             args=(args,),
             device=cfg.MODEL.DEVICE,
+            place=place,
         )

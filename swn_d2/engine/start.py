@@ -2,7 +2,9 @@
 
 import logging
 import os
+import shlex
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,7 +18,7 @@ from detectron2.utils.logger import setup_logger
 from ..files import write_text
 from .setup import trace_of_training
 
-__all__ = ["EVALUATION_CONFIG", "start_run", "write_config"]
+__all__ = ["EVALUATION_CONFIG", "resume_command", "start_run", "write_config"]
 
 #: The config of an evaluation in the folder of a training, beside what it found.
 EVALUATION_CONFIG = os.path.join("inference", "config.yaml")
@@ -52,6 +54,18 @@ def start_run(cfg, args: Namespace) -> None:
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     if cfg.get("FLOAT32_PRECISION"):  # which Detectron2 has since 2024
         defaults._set_float32_precision(cfg.FLOAT32_PRECISION)
+
+
+def resume_command(argv: Sequence[str]) -> str:
+    """The command that goes on with the run of a train_net.py.
+
+    Args:
+        argv: the script and its arguments. A launcher that started it is left to the reader.
+    """
+    script, *arguments = argv
+    if "--resume" not in arguments:
+        arguments.insert(0, "--resume")  # KEY VALUE come last
+    return shlex.join([script, *arguments])
 
 
 def _seed_of_run(folder: str) -> int | None:

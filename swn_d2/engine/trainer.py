@@ -33,9 +33,9 @@ from ..random_numbers import STEP, seed_at
 from ..weighting.memory import ObjectMemory
 from .checkpoint import SafeCheckpointer
 from .environment import write_environment
-from .retinanet_history import RetinaNetHistory
 from .optimizer import build_joint_optimizer
 from .recorder import SampleRecorder, weighters_of
+from .retinanet_history import RetinaNetHistory
 from .stopping import StopOnSignal
 
 __all__ = ["SWNTrainer"]
@@ -79,7 +79,7 @@ class SWNTrainer(DefaultTrainer):
         model = create_ddp_model(
             model,
             broadcast_buffers=False,
-            device_ids=None if on_cpu else [comm.get_local_rank()],
+            device_ids=None if on_cpu else [torch.cuda.current_device()],
         )
         simple_trainer = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
         self._trainer = simple_trainer(model, data_loader, optimizer)
