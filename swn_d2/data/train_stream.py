@@ -2,6 +2,9 @@
 
 import itertools
 import operator
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -68,6 +71,7 @@ class TrainStream:
             sampler=_From(self._iteration * self._batch_size, self._draws(seed)),
             collate_fn=operator.itemgetter(0),
             num_workers=self._num_workers,
+            worker_init_fn=_end_with_parent,
             generator=torch.Generator(),  # else it draws a number of the training's
         )
         images = iter(loader)
@@ -110,6 +114,24 @@ class _Augmented(Dataset):
         image, place = draw
         with drawing_at(self._seed, IMAGE, place):
             return self._images[image]
+
+
+def _end_with_parent(worker: int) -> None:
+    """Have a process that loads images ended by its parent alone.
+
+    Schedulers, and a terminal, send a signal to all processes of a job. The parent may want to
+    finish its iteration then, and would fail without this one.
+    """
+
+    def wait():
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+            pass
+        os._exit(0)
+
+    parent = os.getppid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _choose_sampler(cfg, dataset: list[dict]) -> Callable[..., Sampler]:

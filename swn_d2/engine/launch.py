@@ -118,13 +118,12 @@ def _run(main, place, dist_url, args, device):
     if device != "cpu":
         # Slurm may have each process see its own GPU only.
         torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
-    dist.init_process_group(
-        "gloo" if device == "cpu" else "nccl",
-        init_method=dist_url,
-        world_size=place.num_processes,
-        rank=place.rank,
-        timeout=_TIMEOUT,
-    )
+    job = {"rank": place.rank, "world_size": place.num_processes, "timeout": _TIMEOUT}
+    store, *_ = next(dist.rendezvous(dist_url, **job))
+    # torchrun may keep the store over a restart, and what the processes before have left in it.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = dist.PrefixStore(f"attempt_{attempt}", store)
+    dist.init_process_group("gloo" if device == "cpu" else "nccl", store=store, **job)
     if hasattr(comm, "create_local_process_group"):
         comm.create_local_process_group(place.num_local)
     else:  # Detectron2 before 0.6 keeps this group for its own launch to set

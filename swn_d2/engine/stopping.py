@@ -50,7 +50,6 @@ class StopOnSignal(HookBase):
             return  # where Python sets no handlers
         for number in _SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-                # Processes that load data inherit it, and do not end before this one does.
                 self._handlers[number] = signal.signal(number, self._note)
 
     def after_step(self) -> None:

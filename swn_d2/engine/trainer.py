@@ -232,6 +232,10 @@ class SWNTrainer(DefaultTrainer):
             super().after_step()
 
     def after_train(self):
+        if isinstance(self.data_loader, TrainStream):
+            # Ends the processes that load; Python's collector would take away first what they
+            # are told by.
+            self._trainer._data_loader_iter.close()
         with self._one_line_errors():
             super().after_train()
 
