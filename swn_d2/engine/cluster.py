@@ -60,9 +60,8 @@ def find_place(environment: Mapping[str, str]) -> Place | None:
             )
         numbers.append(int(match.group(1)))
     place = Place(*numbers)
-    if place.num_processes % max(place.num_local, 1) or place.rank % place.num_local != (
-        place.local_rank
-    ):
+    local = place.num_local
+    if not local or place.num_processes % local or place.rank % local != place.local_rank:
         raise UserError(
             f"process {place.rank} of {place.num_processes} is number {place.local_rank} of the "
             f"{place.num_local} on its machine, but every machine must have as many, one after "

@@ -139,7 +139,7 @@ class Campaign:
     def _kill(self, processes: list, folder: Path, aim: str, delay: float) -> bool:
         """Kill one process, after a delay or while something goes on, and have the others end.
         False if all of them ended before."""
-        is_time = _AIMS.get(aim, lambda folder: (lambda: time.monotonic() > begin + delay))(folder)
+        is_time = _AIMS.get(aim, lambda folder: lambda: time.monotonic() > begin + delay)(folder)
         begin = time.monotonic()
         while not is_time():
             if not all(process.is_alive() for process in processes):
