@@ -189,12 +189,12 @@ def test_stopped_by_a_signal(config_file, data, tmp_path, number, is_two):
 
 
 def test_torchrun_starts_a_failed_job_again(config_file, data, tmp_path):
-    """One of its processes is killed; and without --resume, it does not write over a run."""
+    """One of its processes is killed; without --resume, the run goes on."""
     output = tmp_path / "run"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     torchrun += ["--standalone", "--max-restarts", "1", *command(config_file, data)]
     log = open(tmp_path / "log.txt", "w")
-    job = subprocess.Popen([*torchrun, "SOLVER.MAX_ITER", "400"], stdout=log, stderr=log)
+    job = subprocess.Popen([*torchrun, "SOLVER.MAX_ITER", "60"], stdout=log, stderr=log)
     try:
         deadline = time.monotonic() + 120
         while not (output / "model_0000003.pth").exists():
@@ -208,12 +208,6 @@ def test_torchrun_starts_a_failed_job_again(config_file, data, tmp_path):
         log.close()
     starts = re.findall(r"Starting training from iteration (\d+)", (output / "log.txt").read_text())
     assert len(starts) == 2 and starts[0] == "0" and int(starts[1]) > 3
-    before = (output / "last_checkpoint").read_bytes()
-    refused = subprocess.run(torchrun, capture_output=True, text=True)
-    assert refused.returncode == 1
-    # Neither at first nor when torchrun tries again.
-    assert refused.stderr.count(f"error: {output} already holds a run") == 4
-    assert (output / "last_checkpoint").read_bytes() == before
 
 
 def test_the_config_is_that_of_the_training(config_file, data, tmp_path):
