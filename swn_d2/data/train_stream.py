@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ..errors import UserError
 from ..random_numbers import IMAGE, drawing_at
 
-__all__ = ["TrainStream"]
+__all__ = ["TrainStream", "end_with_parent"]
 
 # An image and, for what its augmentations draw, its place among all images of the training.
 _Draw = tuple[int, int]
@@ -71,7 +71,7 @@ class TrainStream:
             sampler=_From(self._iteration * self._batch_size, self._draws(seed)),
             collate_fn=operator.itemgetter(0),
             num_workers=self._num_workers,
-            worker_init_fn=_end_with_parent,
+            worker_init_fn=end_with_parent,
             generator=torch.Generator(),  # else it draws a number of the training's
         )
         images = iter(loader)
@@ -116,7 +116,7 @@ class _Augmented(Dataset):
             return self._images[image]
 
 
-def _end_with_parent(worker: int) -> None:
+def end_with_parent(worker: int) -> None:
     """Have a process that loads images ended by its parent alone.
 
     Schedulers, and a terminal, send a signal to all processes of a job. The parent may want to

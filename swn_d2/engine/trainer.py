@@ -25,7 +25,13 @@ from detectron2.evaluation import (
 )
 from detectron2.utils import comm
 
-from ..data import NamingDatasetMapper, TrainStream, load_training_set, number_annotations
+from ..data import (
+    NamingDatasetMapper,
+    TrainStream,
+    end_with_parent,
+    load_training_set,
+    number_annotations,
+)
 from ..data.voc import VOC_EVALUATOR_TYPE
 from ..errors import UserError, user_errors_exit
 from ..evaluation import build_voc_evaluator
@@ -139,7 +145,9 @@ class SWNTrainer(DefaultTrainer):
     @classmethod
     def build_test_loader(cls, cfg, dataset_name: str):
         mapper = NamingDatasetMapper(cfg, is_train=False)
-        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+        loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+        loader.worker_init_fn = end_with_parent  # for which some versions have no argument
+        return loader
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name: str) -> DatasetEvaluator:
