@@ -1,10 +1,19 @@
 #!/usr/bin/env python3
 """Train or evaluate a detector with sample weighting. Used as Detectron2's own train_net.py."""
 
-from swn_d2.errors import add_debug_argument, phase, require_detectron2, user_errors_exit
+from swn_d2.errors import (
+    UserError,
+    add_debug_argument,
+    phase,
+    require_detectron2,
+    user_errors_exit,
+)
 
 with user_errors_exit():
     require_detectron2()
+
+import os
+import sys
 
 from detectron2.engine import default_argument_parser
 from detectron2.evaluation import verify_results
@@ -16,7 +25,11 @@ from swn_d2.engine import (
     SafeCheckpointer,
     check_run,
     choose_device,
+    find_place,
+    is_restart,
     launch,
+    note_start,
+    resume_command,
     start_run,
     write_config,
 )
@@ -49,6 +62,7 @@ def main(args):
             return results
         with phase("setting up the training"):
             trainer = SWNTrainer(cfg)
+        trainer.resume_command = resume_command(sys.argv)
         with phase("loading the checkpoint"):
             trainer.resume_or_load(resume=args.resume)
         write_config(cfg, eval_only=False)
@@ -67,6 +81,16 @@ if __name__ == "__main__":
     with user_errors_exit():
         # In this process first: a mistake is reported once, and before any process starts.
         cfg = setup(args)
+        place = find_place(os.environ)
+        if place is not None:
+            if (args.num_gpus, args.num_machines) != (1, 1):
+                raise UserError(
+                    f"{place.num_processes} processes have been started already; leave out "
+                    "--num-gpus and --num-machines."
+                )
+            args.num_gpus = place.num_local
+            args.num_machines = place.num_processes // place.num_local
+        args.resume = args.resume or is_restart(os.environ)
     with user_errors_exit(cfg.OUTPUT_DIR):
         check_run(
             cfg,
@@ -76,6 +100,7 @@ if __name__ == "__main__":
             num_machines=args.num_machines,
             machine_rank=args.machine_rank,
         )
+        note_start(os.environ)
         launch(
             main,
             args.num_gpus,
@@ -84,4 +109,5 @@ if __name__ == "__main__":
             dist_url=args.dist_url,
             args=(args,),
             device=cfg.MODEL.DEVICE,
+            place=place,
         )

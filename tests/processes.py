@@ -15,10 +15,12 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["swn_d2", "detectron2.engine", "torch.utils.tensorboard"])
 
 
-def start(script, *arguments, stdout=os.devnull, stderr=os.devnull, cwd=None):
-    """The started process, whose output goes to the ends of these files."""
+def start(script, *arguments, stdout=os.devnull, stderr=os.devnull, cwd=None, environment=None):
+    """The started process, whose output goes to the ends of these files; with more variables in
+    its environment."""
     argv = [str(script), *map(str, arguments)]
-    process = _context.Process(target=_run, args=(argv, str(stdout), str(stderr), cwd))
+    arguments = (argv, str(stdout), str(stderr), cwd, environment or {})
+    process = _context.Process(target=_run, args=arguments)
     process.start()
     return process
 
@@ -33,7 +35,8 @@ def run(script, *arguments, cwd=None):
     return subprocess.CompletedProcess([script, *arguments], process.exitcode, *printed)
 
 
-def _run(argv, stdout, stderr, cwd):
+def _run(argv, stdout, stderr, cwd, environment):
+    os.environ.update(environment)
     for number, file in ((1, stdout), (2, stderr)):
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(descriptor, number)

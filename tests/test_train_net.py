@@ -8,6 +8,7 @@ import runpy
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -146,6 +147,67 @@ def test_killed_in_the_middle_and_resumed(config_file, data, tmp_path):
     assert again.returncode == 1
     assert again.stderr.splitlines()[-1].startswith(f"error: {output} already holds a run")
     assert "Traceback" not in again.stderr
+
+
+@pytest.mark.parametrize("number, is_two", [("SIGTERM", True), ("SIGINT", False)])
+def test_stopped_by_a_signal(config_file, data, tmp_path, number, is_two):
+    """Of two processes, only the second one gets it."""
+    output, number = tmp_path / "run", signal.Signals[number]
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    started = []
+    for rank in range(1 + is_two):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+        place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        started.append(
+            processes.start(
+                *command(config_file, data, "SOLVER.MAX_ITER", "5000"),
+                *("SOLVER.CHECKPOINT_PERIOD", "4000", "DATALOADER.NUM_WORKERS", "1"),
+                environment={n: str(v) for n, v in place.items()} if is_two else None,
+            )
+        )
+    try:
+        deadline = time.monotonic() + 120
+        while not (output / "samples.jsonl").exists():
+            assert all(p.is_alive() for p in started) and time.monotonic() < deadline
+            time.sleep(0.02)
+        os.kill(started[-1].pid, number)
+        for process in started:
+            process.join(60)
+            assert process.exitcode == 128 + number
+    finally:
+        for process in started:
+            process.kill()
+    last = (output / "last_checkpoint").read_text()
+    (line,) = (line for line in (output / "log.txt").read_text().splitlines() if "Stopped" in line)
+    assert f"Stopped by {number.name} after iteration" in line and last in line
+    assert f"{TRAIN_NET} --resume --config-file" in line
+    iteration = int(re.search(r"\d+", last).group())
+    resumed = succeed(config_file, data, "--resume", "SOLVER.MAX_ITER", str(iteration + 2))
+    assert f"Starting training from iteration {iteration + 1}" in resumed.stdout
+
+
+def test_torchrun_starts_a_failed_job_again(config_file, data, tmp_path):
+    """One of its processes is killed; without --resume, the run goes on."""
+    output = tmp_path / "run"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    torchrun += ["--standalone", "--max-restarts", "1", *command(config_file, data)]
+    log = open(tmp_path / "log.txt", "w")
+    job = subprocess.Popen([*torchrun, "SOLVER.MAX_ITER", "60"], stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 120
+        while not (output / "model_0000003.pth").exists():
+            assert job.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        children = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
+        os.kill(int(children[-1]), signal.SIGKILL)
+        assert job.wait(240) == 0
+    finally:
+        job.terminate()
+        log.close()
+    starts = re.findall(r"Starting training from iteration (\d+)", (output / "log.txt").read_text())
+    assert len(starts) == 2 and starts[0] == "0" and int(starts[1]) > 3
 
 
 def test_the_config_is_that_of_the_training(config_file, data, tmp_path):

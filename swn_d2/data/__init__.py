@@ -11,13 +11,16 @@ from .datasets import (
 from .digit_scenes import make_digit_scenes
 from .mapper import NamingDatasetMapper
 from .sample_weights import keep_sample_weights
+from .train_stream import TrainStream, end_with_parent
 from .training_set import load_training_set, number_annotations
 from .voc import register_all_voc, register_voc
 
 __all__ = [
+    "TrainStream",
     "NamingDatasetMapper",
     "add_register_coco_argument",
     "check_datasets",
+    "end_with_parent",
     "digit_scenes_root",
     "keep_sample_weights",
     "load_training_set",

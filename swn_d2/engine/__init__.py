@@ -7,6 +7,7 @@ from .checkpoint import (
     write_checkpoint,
     write_new_checkpoint,
 )
+from .cluster import Place, find_place, is_restart, note_start
 from .launch import launch
 from .optimizer import (
     JointOptimizer,
@@ -15,22 +16,27 @@ from .optimizer import (
     sample_weighter_parameters,
 )
 from .setup import check_run, choose_device
-from .start import start_run, write_config
+from .start import resume_command, start_run, write_config
 from .trainer import SWNTrainer
 from .values import check_values
 
 __all__ = [
     "JointOptimizer",
+    "Place",
     "SWNTrainer",
     "SafeCheckpointer",
     "build_joint_optimizer",
     "check_run",
     "check_values",
     "choose_device",
+    "find_place",
+    "is_restart",
     "is_sample_weighter_key",
     "join_adam",
     "launch",
+    "note_start",
     "read_checkpoint",
+    "resume_command",
     "sample_weighter_parameters",
     "start_run",
     "write_checkpoint",

@@ -2,10 +2,13 @@
 
 import logging
 import os
+import shlex
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import yaml
 from detectron2.engine import defaults
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
@@ -15,7 +18,7 @@ from detectron2.utils.logger import setup_logger
 from ..files import write_text
 from .setup import trace_of_training
 
-__all__ = ["EVALUATION_CONFIG", "start_run", "write_config"]
+__all__ = ["EVALUATION_CONFIG", "resume_command", "start_run", "write_config"]
 
 #: The config of the last evaluation in a run's folder, beside what it found.
 EVALUATION_CONFIG = os.path.join("inference", "config.yaml")
@@ -28,9 +31,17 @@ def start_run(cfg, args: Namespace) -> None:
     replaces config.yaml, before it is known whether the run can go on: see :func:`write_config`.
 
     Args:
-        cfg: the run's config.
-        args: the command line, with ``eval_only``.
+        cfg: the run's config. A training without a ``SEED`` is given one, in place: that of the run
+            that it resumes, or a new one.
+        args: the command line, with ``eval_only`` and ``resume``.
     """
+    if cfg.SEED < 0 and not args.eval_only:
+        seed = _seed_of_run(cfg.OUTPUT_DIR) if args.resume else None
+        if seed is None:
+            seed = int.from_bytes(os.urandom(4), "big") // 2
+        cfg.defrost()
+        cfg.SEED = comm.all_gather(seed)[0]
+        cfg.freeze()
     rank = comm.get_rank()
     for name in ("fvcore", "detectron2", "swn_d2"):
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name=name)
@@ -43,6 +54,27 @@ def start_run(cfg, args: Namespace) -> None:
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     if cfg.get("FLOAT32_PRECISION"):  # which Detectron2 has since 2024
         defaults._set_float32_precision(cfg.FLOAT32_PRECISION)
+
+
+def resume_command(argv: Sequence[str]) -> str:
+    """The command that goes on with the run of a train_net.py.
+
+    Args:
+        argv: the script and its arguments. A launcher that started it is left to the reader.
+    """
+    script, *arguments = argv
+    if "--resume" not in arguments:
+        arguments.insert(0, "--resume")  # KEY VALUE come last
+    return shlex.join([script, *arguments])
+
+
+def _seed_of_run(folder: str) -> int | None:
+    """What its config.yaml has, which is there before the first checkpoint."""
+    try:
+        seed = yaml.safe_load(Path(folder, "config.yaml").read_text(encoding="utf-8"))["SEED"]
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        return None
+    return seed if isinstance(seed, int) and seed >= 0 else None
 
 
 def write_config(cfg, *, eval_only: bool) -> None:

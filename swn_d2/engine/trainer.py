@@ -2,17 +2,15 @@
 
 import errno
 import inspect
+import logging
 import os
 import weakref
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from detectron2.data import (
-    MetadataCatalog,
-    build_detection_test_loader,
-    build_detection_train_loader,
-)
+import torch
+from detectron2.data import MetadataCatalog, build_detection_test_loader
 from detectron2.engine import DefaultTrainer, create_ddp_model, hooks
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import (
@@ -22,20 +20,31 @@ from detectron2.evaluation import (
 )
 from detectron2.utils import comm
 
-from ..data import NamingDatasetMapper, load_training_set, number_annotations
+from ..data import (
+    NamingDatasetMapper,
+    TrainStream,
+    end_with_parent,
+    load_training_set,
+    number_annotations,
+)
 from ..data.voc import VOC_EVALUATOR_TYPE
 from ..errors import UserError, phase, user_errors_exit
 from ..evaluation import build_voc_evaluator
 from ..files import write_text
+from ..random_numbers import STEP, seed_at
 from ..weighting.memory import ObjectMemory
 from .checkpoint import SafeCheckpointer
 from .environment import write_environment
 from .inner_trainer import inner_trainer_class
 from .optimizer import build_joint_optimizer
 from .recorder import SampleRecorder, weighters_of
+from .retinanet_history import RetinaNetHistory
 from .start import EVALUATION_CONFIG
+from .stopping import StopOnSignal
 
 __all__ = ["SWNTrainer"]
+
+_logger = logging.getLogger(__name__)
 
 
 class SWNTrainer(DefaultTrainer):
@@ -44,8 +53,16 @@ class SWNTrainer(DefaultTrainer):
     Its checkpoints hold the state of both optimisers, the schedule, the iteration and the
     GradScaler, on every supported version of Detectron2, some of which save less. They also hold
     what a weighter remembers of the training set's objects, if it does, which is no part of the
-    detector.
+    detector; and the seed. What an iteration draws follows from the seed, the iteration and the
+    rank, so that a run that is resumed does what it would have done.
+
+    SIGTERM and Ctrl-C end a training with a checkpoint: see :class:`.stopping.StopOnSignal`.
+
+    Attributes:
+        resume_command: what is then said to go on with.
     """
+
+    resume_command = "the same, with resume_or_load(resume=True)"
 
     def __init__(self, cfg):
         # DefaultTrainer's steps, since two of them do not fit: its DistributedDataParallel can't
@@ -53,6 +70,9 @@ class SWNTrainer(DefaultTrainer):
         TrainerBase.__init__(self)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
+        # Of torch's generator, which a script without a SEED may have seeded itself.
+        drawn = comm.all_gather(torch.randint(2**31, ()).item())[0]
+        self._seed = cfg.SEED if cfg.SEED >= 0 else drawn
         optimizer = self.build_optimizer(cfg, model)
         self._memories = [m for m in model.modules() if isinstance(m, ObjectMemory)]
         if self._memories:
@@ -63,7 +83,7 @@ class SWNTrainer(DefaultTrainer):
         model = create_ddp_model(
             model,
             broadcast_buffers=False,
-            device_ids=None if on_cpu else [comm.get_local_rank()],
+            device_ids=None if on_cpu else [torch.cuda.current_device()],
         )
         self._trainer = inner_trainer_class(cfg)(model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
@@ -91,8 +111,8 @@ class SWNTrainer(DefaultTrainer):
     @classmethod
     @phase("loading the training set")
     def build_train_loader(cls, cfg, dataset: list[dict] | None = None):
-        """As Detectron2's, with one more argument. An override needs it only for weighters that
-        remember objects.
+        """As Detectron2's, but a training can go on with any of its batches; an override may do
+        without. It needs the one more argument only for weighters that remember objects.
 
         Args:
             dataset: the dataset dicts to load; those that ``cfg`` names if there are none.
@@ -100,7 +120,7 @@ class SWNTrainer(DefaultTrainer):
         if dataset is None:
             dataset = load_training_set(cfg)
         mapper = NamingDatasetMapper(cfg, is_train=True)
-        return build_detection_train_loader(cfg, mapper=mapper, dataset=dataset)
+        return TrainStream(cfg, dataset=dataset, mapper=mapper)
 
     def _build_numbered_train_loader(self, cfg):
         """A training loader that tells objects by their numbers, with room for each of them in the
@@ -135,7 +155,9 @@ class SWNTrainer(DefaultTrainer):
     @phase("loading the test set")
     def build_test_loader(cls, cfg, dataset_name: str):
         mapper = NamingDatasetMapper(cfg, is_train=False)
-        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+        loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+        loader.worker_init_fn = end_with_parent  # for which some versions have no argument
+        return loader
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name: str) -> DatasetEvaluator:
@@ -189,7 +211,25 @@ class SWNTrainer(DefaultTrainer):
                 image_format=self.cfg.INPUT.FORMAT,
             )
             ret.insert(0, recorder)  # before the writers, which write what it shows
-        return ret
+        # Around Detectron2's checkpointer, which only the main process has; before the evaluation,
+        # which may take longer than a scheduler waits.
+        period = self.cfg.SOLVER.CHECKPOINT_PERIOD
+        around = [RetinaNetHistory(model, period)] if RetinaNetHistory.is_for(model) else []
+        around += [hook for hook in ret if isinstance(hook, hooks.PeriodicCheckpointer)]
+        around.append(StopOnSignal(self._save_between, lambda: self.resume_command))
+        ret = [hook for hook in ret if hook not in around]
+        where = next(i for i, hook in enumerate(ret) if isinstance(hook, hooks.EvalHook))
+        return ret[:where] + around + ret[where:]
+
+    def _save_between(self) -> str:
+        """Write a checkpoint, in every process, if none has just been due."""
+        name = f"model_{self.iter:07d}"
+        if (self.iter + 1) % self.cfg.SOLVER.CHECKPOINT_PERIOD:
+            for hook in self._hooks:
+                if isinstance(hook, RetinaNetHistory):
+                    hook.gather()
+            self.checkpointer.save(name, iteration=self.iter)
+        return f"{name}.pth"
 
     def before_train(self):
         if comm.is_main_process():
@@ -199,9 +239,17 @@ class SWNTrainer(DefaultTrainer):
                     device=self.cfg.MODEL.DEVICE,
                     num_processes=comm.get_world_size(),
                 )
+        if isinstance(self.data_loader, TrainStream):
+            self.data_loader.begin_at(self.start_iter, seed=self._seed)
+        for hook in self._hooks:
+            loader = isinstance(hook, hooks.PreciseBN) and getattr(hook, "_data_loader", None)
+            if isinstance(loader, TrainStream):  # of which it takes its share in every period
+                periods = self.start_iter // (self.cfg.TEST.EVAL_PERIOD or self.max_iter)
+                loader.begin_at(periods * self.cfg.TEST.PRECISE_BN.NUM_ITER, seed=self._seed)
         super().before_train()
 
     def run_step(self):
+        seed_at(self._seed, STEP, self.iter, comm.get_rank())
         with self._one_line_errors():
             super().run_step()
 
@@ -210,6 +258,10 @@ class SWNTrainer(DefaultTrainer):
             super().after_step()
 
     def after_train(self):
+        if isinstance(self.data_loader, TrainStream):
+            # Ends the processes that load; Python's collector would take away first what they
+            # are told by.
+            self._trainer._data_loader_iter.close()
         with self._one_line_errors():
             super().after_train()
 
@@ -243,7 +295,11 @@ class SWNTrainer(DefaultTrainer):
 
     def state_dict(self) -> dict[str, Any]:
         # Not DefaultTrainer's: it leaves the optimisers out before Detectron2 0.6.
-        state = {**TrainerBase.state_dict(self), "_trainer": self._trainer.state_dict()}
+        state = {
+            **TrainerBase.state_dict(self),
+            "_trainer": self._trainer.state_dict(),
+            "seed": self._seed,
+        }
         if self._memories:
             state["object_memories"] = [memory.get_state() for memory in self._memories]
         return state
@@ -266,5 +322,8 @@ class SWNTrainer(DefaultTrainer):
             )
         for memory, memory_state in zip(self._memories, memories, strict=True):
             memory.set_state(memory_state)
+        self._seed = state_dict.get("seed", self._seed)  # which older checkpoints do not have
+        if 0 <= self.cfg.SEED != self._seed:
+            _logger.warning(f"The run goes on with its SEED {self._seed}, not {self.cfg.SEED}.")
         TrainerBase.load_state_dict(self, state_dict)
         self._trainer.load_state_dict(state)

@@ -21,14 +21,35 @@ def test_the_start_does_what_detectron2s_does(monkeypatch, tmp_path):
     cfg = tiny_config("OUTPUT_DIR", str(tmp_path), "SEED", 3, "CUDNN_BENCHMARK", True)
     drawn = []
     for eval_only in (True, False):
-        start_run(cfg, Namespace(eval_only=eval_only))
+        start_run(cfg, Namespace(eval_only=eval_only, resume=False))
         drawn.append(torch.rand(3).tolist())
         assert torch.backends.cudnn.benchmark != eval_only
     assert drawn[0] == drawn[1] and not precisions
     cfg.FLOAT32_PRECISION = "high"
-    start_run(cfg, Namespace(eval_only=True))
+    start_run(cfg, Namespace(eval_only=True, resume=False))
     assert precisions == ["high"]
     assert not list(tmp_path.iterdir())
+
+
+def test_a_seed_is_drawn_once_for_a_run(monkeypatch, tmp_path):
+    monkeypatch.setattr(start, "setup_logger", lambda *args, **kwargs: None)
+
+    def seed_of_start(*opts, resume=False, eval_only=False):
+        cfg = tiny_config("OUTPUT_DIR", str(tmp_path), *opts)
+        cfg.freeze()
+        start_run(cfg, Namespace(eval_only=eval_only, resume=resume))
+        return cfg
+
+    first = seed_of_start()
+    assert first.SEED >= 0
+    write_config(first, eval_only=False)
+    assert seed_of_start(resume=True).SEED == first.SEED
+    assert seed_of_start().SEED != first.SEED  # another run, if by a chance of 1 in 2 billions
+    assert seed_of_start("SEED", 3, resume=True).SEED == 3
+    assert seed_of_start(eval_only=True).SEED == -1
+    for content in ("", "- 1", "SEED: -1", "SEED: [", "SEED: x"):
+        (tmp_path / "config.yaml").write_text(content)
+        assert seed_of_start(resume=True).SEED >= 0
 
 
 @pytest.fixture
