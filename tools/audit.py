@@ -21,11 +21,11 @@ with user_errors_exit():
     require_scikit_learn()
 
 from swn_d2.analysis.predictions import load_run_config
-from swn_d2.audit.audit import KINDS, audit_run
+from swn_d2.audit.audit import KINDS, audit_run, training_annotations
 from swn_d2.audit.files import corrected_json, to_csv, to_json, weighted_json
 from swn_d2.audit.page import write_page
 from swn_d2.data import add_register_coco_argument, register_from_args
-from swn_d2.files import write_new, write_text
+from swn_d2.files import check_outputs, write_text
 
 _NAMES = ("audit.json", "audit.csv", "audit.html")
 
@@ -45,7 +45,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--output", type=Path, metavar="FOLDER", help="where to write (default: in the run's)"
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace the audit that the folder has"
+        "--overwrite", action="store_true", help="replace the files of an earlier audit"
     )
     parser.add_argument("--weights", metavar="FILE", help="another checkpoint")
     parser.add_argument(
@@ -119,11 +119,13 @@ def main() -> None:
         cfg = load_run_config(args.run, weights)
         folder = args.output or Path(cfg.OUTPUT_DIR)
         files = [folder / name for name in _NAMES]
-        check_files(files, args.overwrite)
         if args.write is not None:
-            check_files([args.write], overwrite=False)
+            files.append(args.write)
+        annotations = training_annotations(cfg, args.dataset)
+        check_outputs(annotations.file, files)
+        check_files(files, args.overwrite)
 
-        audit = audit_run(cfg, args.dataset, tick=show_progress)
+        audit = audit_run(cfg, annotations, tick=show_progress)
         name = Path(args.run).resolve().name
         write_text(files[0], to_json(audit, run=name))
         write_text(files[1], to_csv(audit))
@@ -141,7 +143,7 @@ def main() -> None:
                 if args.drop_expected:
                     drop = round(sum(audit.expected[kind].value for kind in KINDS))
                 content = weighted_json(audit, drop=drop)
-            write_new({args.write: content})
+            write_text(args.write, content)
             print(f"{args.write}: the annotations to train on, with --register-coco.")
     print(f"{files[2]}: open it in a browser.")
 

@@ -23,6 +23,7 @@ __all__ = [
     "Audit",
     "audit_annotations",
     "audit_run",
+    "training_annotations",
 ]
 
 WRONG_CLASS, MISPLACED_BOX, DUPLICATE = "wrong class", "misplaced box", "duplicate"
@@ -72,19 +73,16 @@ class Audit:
         }
 
 
-def audit_run(
-    cfg: CfgNode, dataset: str | None = None, *, tick: Callable[[int], None] = lambda done: None
-) -> Audit:
-    """Audit the data set that a detector was trained on.
+def training_annotations(cfg: CfgNode, dataset: str | None = None) -> Annotations:
+    """The annotations that a detector was trained on.
 
     Args:
-        cfg: the run's, with the checkpoint in ``MODEL.WEIGHTS``.
-        dataset: its name, if ``DATASETS.TRAIN`` has several.
-        tick: is called after each picture with how many are done.
+        cfg: the run's.
+        dataset: the name of the data set, if ``DATASETS.TRAIN`` has several.
 
     Raises:
-        UserError: the checkpoint, the data set or a picture can't be read, they do not fit
-            together, or the detector has not learned enough to judge.
+        UserError: the data set can't be read, there are several, or it has other classes than the
+            detector.
     """
     names = cfg.DATASETS.TRAIN
     if dataset is None and len(names) != 1:
@@ -92,9 +90,7 @@ def audit_run(
             f"the run was trained on {len(names)} data sets ({', '.join(names)}); name the one to "
             "audit with --dataset."
         )
-    name = dataset or names[0]
-    annotations = Annotations.of_dataset(name)
-    judge = build_judge(cfg)
+    annotations = Annotations.of_dataset(dataset or names[0])
     num_classes = (
         cfg.MODEL.RETINANET.NUM_CLASSES
         if "RetinaNet" in cfg.MODEL.META_ARCHITECTURE
@@ -106,7 +102,24 @@ def audit_run(
             f"{num_classes}: it was trained on other data. Register the annotations that it was "
             "trained on."
         )
-    return audit_annotations(gather_evidence(judge, annotations, tick=tick), annotations)
+    return annotations
+
+
+def audit_run(
+    cfg: CfgNode, annotations: Annotations, *, tick: Callable[[int], None] = lambda done: None
+) -> Audit:
+    """Audit the annotations that a detector was trained on.
+
+    Args:
+        cfg: the run's, with the checkpoint in ``MODEL.WEIGHTS``.
+        annotations: see :func:`training_annotations`.
+        tick: is called after each picture with how many are done.
+
+    Raises:
+        UserError: the checkpoint or a picture can't be read, or the detector has not learned
+            enough to judge.
+    """
+    return audit_annotations(gather_evidence(build_judge(cfg), annotations, tick=tick), annotations)
 
 
 def audit_annotations(evidence: Evidence, annotations: Annotations) -> Audit:

@@ -152,6 +152,8 @@ def test_nothing_is_overwritten(data, tmp_path, monkeypatch):
     (run / "new.json").write_text("mine")
     options = ["--write", run / "new.json"]
     fails(monkeypatch, run, data, *options, match=r"new\.json exists already")
+    options = ["--write", data / "train.json", "--overwrite"]
+    fails(monkeypatch, run, data, *options, match=r"train\.json is the input, too")
 
 
 def test_what_can_not_be_audited(data, tmp_path, monkeypatch):
