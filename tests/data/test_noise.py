@@ -289,6 +289,7 @@ def test_all_files_can_be_trained_on(tmp_path, clean_catalog, cfg):
     add_noise(source, files[0], shares=ALL, truth=files[1], left_out=files[2])
     for file in files:
         register_coco(file.stem, str(file), str(root / "train"))
+    cfg.MODEL.ROI_HEADS.NAME = "SWNROIHeads"  # looks at a sample_weight
     cfg.MODEL.MASK_ON = True
     cfg.INPUT.MASK_FORMAT = "bitmask"
     cfg.DATASETS.TRAIN = [file.stem for file in files]
@@ -341,7 +342,10 @@ CONTENTS = {
     "image": (change("annotations", image_id=-1), 'an image_id that is not in "images"'),
     "class": (change("annotations", category_id=1), 'a category_id that is not in "categories"'),
     "box": (change("annotations", bbox=[1, 2, 3]), "a bbox that is not four finite numbers"),
-    "type": (change("annotations", image_id=[]), "has a value of the wrong type"),
+    "type": (
+        change("annotations", image_id=[]),
+        'have a "image_id" that is not a number or a text',
+    ),
     "size": (change("images", width=-1), "image 0 has width -1 and height 120"),
     "info": (lambda c: c.update(info="mine"), 'not in COCO format: "info" is not an object'),
     "noisy": (lambda c: c["info"].update(noise={}), 'train.json has a "noise" in "info" or in'),
