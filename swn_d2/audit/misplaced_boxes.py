@@ -34,8 +34,9 @@ def find_misplaced_boxes(evidence: Evidence, pictures: np.ndarray) -> MisplacedB
     A logistic regression, for each picture with one fitted to the others, says how much denser
     decoys lie at a place than annotated boxes do. Some annotated boxes are badly placed, too, and
     lie as decoys do: their share can be no larger than the ratio of annotated boxes to decoys
-    anywhere, and is taken to be the smallest ratio of some tails. It times the ratio of the
-    densities is the suspicion (as Elkan and Noto 2008 learn from positive and unlabelled data).
+    anywhere, and is taken to be the smallest ratio of some tails. The low end of its interval times
+    the ratio of the densities is the suspicion (as Elkan and Noto 2008 learn from positive and
+    unlabelled data).
 
     Args:
         evidence: about N annotations.

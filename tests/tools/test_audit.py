@@ -167,6 +167,15 @@ def test_nothing_is_overwritten(data, tmp_path, monkeypatch):
     fails(monkeypatch, run, data, *options, match=r"new\.json exists already")
     options = ["--write", data / "train.json", "--overwrite"]
     fails(monkeypatch, run, data, *options, match=r"train\.json is the input, too")
+    fails(monkeypatch, run, data, "--write", run / "audit.csv", match="named for two outputs")
+
+
+def test_where_nothing_can_be_written(data, tmp_path, monkeypatch):
+    run = make_run(tmp_path)
+    no_folder = data / "train.json"
+    for options in (["--output", no_folder], ["--write", no_folder / "new.json"]):
+        fails(monkeypatch, run, data, *options, match=r"cannot write .*train\.json is not a folder")
+    assert not list(tmp_path.glob("audit.*"))
 
 
 def test_what_can_not_be_audited(data, tmp_path, monkeypatch):
