@@ -7,10 +7,13 @@ PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
 # compile torch and Detectron2 again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint check-gpu clean
+.PHONY: demo audit-demo test lint check-gpu clean
 
 demo: .venv/ready
 	.venv/bin/python tools/demo.py
+
+audit-demo: .venv/ready
+	.venv/bin/python tools/audit_demo.py
 
 test: lint
 	.venv/bin/python -m pytest --cov=swn_d2/weighting --cov-fail-under=98
@@ -39,7 +42,7 @@ check-gpu:
 	$(PIP) check
 	touch $@
 
-# Trainings under output/ stay; only the demo's go.
+# Trainings under output/ stay; only the demos' go.
 clean:
-	rm -rf .venv output/demo datasets/digit_scenes build *.egg-info .pytest_cache .ruff_cache .coverage
+	rm -rf .venv output/demo output/audit_demo datasets/digit_scenes build *.egg-info .pytest_cache .ruff_cache .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -20,7 +20,8 @@ class MisplacedBoxes:
     Attributes:
         suspicion: (N,) probability that the box is badly placed.
         suggestion: (N, 4) float32, where the detector has the object, XYXY in pixels.
-        share: of the badly placed boxes among all; rather too small.
+        share: of the badly placed boxes among all; rather too small, but too large where the
+            detector can hardly tell annotated boxes from decoys.
     """
 
     suspicion: np.ndarray
