@@ -42,7 +42,7 @@ check-gpu:
 	$(PIP) check
 	touch $@
 
-# Trainings under output/ stay; only the demo's go.
+# Trainings under output/ stay; only the demos' go.
 clean:
 	rm -rf .venv output/demo output/audit_demo datasets/digit_scenes build *.egg-info .pytest_cache .ruff_cache .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,6 +2,7 @@
 """Find the wrong annotations of the data set that a detector was trained on. See docs/audit.md."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -94,19 +95,24 @@ def check_args(args: argparse.Namespace) -> None:
 
 
 def check_files(files: list[Path], overwrite: bool) -> None:
-    """Raise a :class:`UserError` if a file exists that may not be replaced."""
+    """Raise a :class:`UserError` if a file exists that may not be replaced, or can't be written."""
     for file in files:
-        if file.exists() and not overwrite:
+        if os.path.exists(file) and not overwrite:
             raise UserError(
                 f"{file} exists already; replace it with --overwrite, or give another folder with "
-                "--output."
+                "--output, another file with --write."
+            )
+        folder = next(above for above in file.absolute().parents if os.path.exists(above))
+        if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+            raise UserError(
+                f"cannot write {file}: {folder} is not a folder, or may not be written to."
             )
 
 
 def show_progress(done: int) -> None:
     """A line that is written over, where a person looks at it."""
     if sys.stderr.isatty():
-        print(f"\r{done} pictures", end="", file=sys.stderr, flush=True)
+        print(f"{done} pictures", end="\r", file=sys.stderr, flush=True)
 
 
 def main() -> None:

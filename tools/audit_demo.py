@@ -11,7 +11,14 @@ from pathlib import Path
 from demo import run
 
 from swn_d2.data import digit_scenes_root
-from swn_d2.errors import require_detectron2, user_errors_exit
+from swn_d2.errors import (
+    add_debug_argument,
+    phase,
+    require_detectron2,
+    require_matplotlib,
+    require_scikit_learn,
+    user_errors_exit,
+)
 
 CONFIG = "configs/Quickstart/faster_rcnn_tiny_FPN.yaml"
 OUTPUT = Path("output/audit_demo")
@@ -19,8 +26,12 @@ SHARE = 0.1
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_debug_argument(parser)
+    parser.parse_args()
     require_detectron2()
+    require_matplotlib()
+    require_scikit_learn()
     start = time.monotonic()
     run("tools/make_digit_scenes.py")
     root = digit_scenes_root()
@@ -41,5 +52,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with user_errors_exit():
+    with user_errors_exit(), phase("the demo"):
         main()

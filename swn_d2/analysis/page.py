@@ -11,6 +11,7 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
 
+from ..files import write_text
 from .style import to_svg
 
 if TYPE_CHECKING:
@@ -92,13 +93,13 @@ class Page:
         return svg.replace("<svg ", f"<svg {attributes} ", 1)
 
     def write(self, file: Path, title: str, head_html: str, foot_html: str) -> None:
-        """Write the page.
+        """Write the page, whole or not at all.
 
         Args:
             head_html, foot_html: what stands above the links and below the sections.
 
         Raises:
-            OSError: the file can't be written.
+            UserError: the file can't be written.
         """
         links = "".join(f'<li><a href="#{n}">{text(t)}</a></li>' for n, t, _ in self._sections)
         sections = "\n".join(
@@ -111,5 +112,4 @@ class Page:
             f"<main>\n{sections}\n</main>\n<footer>\n{foot_html}\n</footer>"
         )
         template = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(template.substitute(title=text(title), body=body), encoding="utf-8")
+        write_text(file, template.substitute(title=text(title), body=body))

@@ -94,10 +94,7 @@ def write_report(runs: Sequence[RunFolder], file: str | Path) -> None:
     names = " and ".join(run.name for run in runs)
     head = f'<p class="faint">Training report</p>\n<h1>{text(names)}</h1>\n{_cards(runs)}'
     foot = f'<p class="faint">Written by swn_d2 {text(__version__)}.</p>'
-    try:
-        page.write(Path(file), f"{names}: report", head, foot)
-    except OSError as error:
-        raise UserError(f"cannot write {file}: {error.strerror}.") from error
+    page.write(Path(file), f"{names}: report", head, foot)
 
 
 # Cards: a run in a few lines

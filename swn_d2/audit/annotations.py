@@ -45,7 +45,8 @@ class Annotations:
         if not metadata.get("json_file"):
             raise UserError(
                 f"the data set {name} has no annotation file in COCO's format, in which every "
-                "annotation has an id; write it in that format, and name it with --register-coco."
+                "annotation has an id; write it in that format, and name it with --register-coco "
+                "and --dataset."
             )
         content = read_coco(metadata.json_file)
         return cls(Path(metadata.json_file), Path(metadata.image_root), content)

@@ -92,7 +92,8 @@ def gather_evidence(
         tick: is called after each picture with how many are done.
 
     Raises:
-        UserError: a picture can't be read.
+        UserError: a picture can't be read or has another size than the annotations say, or the
+            detector predicts NaN.
     """
     # The random numbers of a picture are its own: what is done with others changes nothing.
     order = np.argsort(annotations.image, kind="stable")
@@ -103,7 +104,8 @@ def gather_evidence(
     refined = np.zeros((num_objects, 1 + NUM_DECOYS, 2, 4), dtype=np.float32)
     found: list[tuple[np.ndarray, ...]] = []
     for i in range(len(annotations.images)):
-        pixels = read_pixels(annotations.picture_file(i), judge.input_format)
+        pixels = read_pixels(annotations.picture_file(i), "BGR")  # what a DefaultPredictor takes
+        _check_size(pixels, annotations, i)
         rows = order[starts[i] : starts[i + 1]]
         if len(rows):
             placed[rows] = with_decoys(annotations.boxes[rows], np.random.default_rng(i))
@@ -115,6 +117,11 @@ def gather_evidence(
         boxes, classes, scores = (column.numpy() for column in columns)
         found.append((boxes, np.full(len(boxes), i), classes, scores))
         tick(i + 1)
+    if not (np.isfinite(log_probs).all() and np.isfinite(refined).all()):
+        raise UserError(
+            "the detector predicts values that are not finite (NaN): its training has diverged. "
+            "Give an earlier checkpoint with --weights."
+        )
     boxes, images, classes, scores = (np.concatenate(c) for c in zip(*found, strict=True))
     return Evidence(log_probs, placed, refined, boxes, images, classes, scores)
 
@@ -126,12 +133,29 @@ def with_decoys(boxes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.concatenate([boxes[:, None], boxes[:, None] + moves * sizes], axis=1)
 
 
+def _check_size(pixels: np.ndarray, annotations: Annotations, index: int) -> None:
+    """Detectron2 would not have trained on a picture of another size: it has changed since."""
+    image, (height, width) = annotations.images[index], pixels.shape[:2]
+    if (width, height) != (image["width"], image["height"]):
+        raise UserError(
+            f"{annotations.picture_file(index)} is {width}x{height} pixels, but "
+            f"{annotations.file} says {image['width']}x{image['height']}: put the picture there "
+            "that was trained on."
+        )
+
+
 @torch.no_grad()
 def _rate(
     judge: DefaultPredictor, pixels: np.ndarray, placed: np.ndarray, classes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(n, K) and (n, 1 + D, 2, 4): of a picture's boxes, the means over it and its mirror image."""
+    """(n, K) and (n, 1 + D, 2, 4): of a picture's boxes, the means over it and its mirror image.
+
+    Args:
+        pixels: of the picture, BGR.
+    """
     model, heads = judge.model, _heads(judge)
+    if judge.input_format == "RGB":
+        pixels = pixels[:, :, ::-1]
     height, width = pixels.shape[:2]
     resize = judge.aug.get_transform(pixels)
     image = resize.apply_image(pixels)

@@ -26,6 +26,7 @@ _COLUMNS = (
     "suggested_category_id",
     "bbox",
     "suggested_bbox",
+    "duplicate_of",
 )
 
 
@@ -142,17 +143,22 @@ def _rows(audit: Audit) -> list[dict[str, Any]]:
     suspicions, suspicion = audit.suspicions, audit.suspicion
     rows = []
     for a in annotations.content["annotations"]:
-        row = {"id": a["id"], "image_id": a["image_id"], "kind": None, "suspicion": 0.0}
+        row = {
+            "id": a["id"],
+            "image_id": a["image_id"],
+            "kind": None,
+            "suspicion": 0.0,
+            "category_id": a["category_id"],
+            "bbox": a["bbox"],
+        }
         if (i := index.get(a["id"])) is not None:
             kind = KINDS[int(suspicions[i].argmax())]
             row |= {
                 "kind": kind,
                 "suspicion": _probability(suspicion[i]),
                 "suspicions": dict(zip(KINDS, map(_probability, suspicions[i]), strict=True)),
-                "category_id": a["category_id"],
-                "bbox": a["bbox"],
             }
-            if kind == WRONG_CLASS:
+            if kind == WRONG_CLASS and len(annotations.category_ids) > 1:
                 row["suggested_category_id"] = annotations.category_ids[suggestion[i]]
             elif kind == MISPLACED_BOX:
                 row["suggested_bbox"] = _to_xywh(audit.boxes.suggestion[i])

@@ -20,7 +20,8 @@ class MisplacedBoxes:
     Attributes:
         suspicion: (N,) probability that the box is badly placed.
         suggestion: (N, 4) float32, where the detector has the object, XYXY in pixels.
-        share: of the badly placed boxes among all; rather too small.
+        share: of the badly placed boxes among all; rather too small, but too large where the
+            detector can hardly tell annotated boxes from decoys.
     """
 
     suspicion: np.ndarray
@@ -34,8 +35,9 @@ def find_misplaced_boxes(evidence: Evidence, pictures: np.ndarray) -> MisplacedB
     A logistic regression, for each picture with one fitted to the others, says how much denser
     decoys lie at a place than annotated boxes do. Some annotated boxes are badly placed, too, and
     lie as decoys do: their share can be no larger than the ratio of annotated boxes to decoys
-    anywhere, and is taken to be the smallest ratio of some tails. It times the ratio of the
-    densities is the suspicion (as Elkan and Noto 2008 learn from positive and unlabelled data).
+    anywhere, and is taken to be the smallest ratio of some tails. The low end of its interval times
+    the ratio of the densities is the suspicion (as Elkan and Noto 2008 learn from positive and
+    unlabelled data).
 
     Args:
         evidence: about N annotations.

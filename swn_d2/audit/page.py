@@ -12,7 +12,6 @@ from PIL import Image
 from .. import __version__
 from ..analysis.page import Page, missing, table, text
 from ..analysis.style import TEXT, color_of, new_figure, plain_axes
-from ..errors import UserError
 from ..evaluation.pictures import cut_out, read_pixels
 from .audit import DUPLICATE, KINDS, MISPLACED_BOX, MISSING_OBJECT, WRONG_CLASS, Audit
 
@@ -72,10 +71,7 @@ def write_page(audit: Audit, file: Path, *, name: str) -> None:
         f"<h1>{text(audit.annotations.file.name)}</h1>\n<p>{text(_summary(audit))}</p>"
     )
     foot = f'<p class="faint">Written by swn_d2 {text(__version__)}.</p>'
-    try:
-        page.write(file, title, head, foot)
-    except OSError as error:
-        raise UserError(f"cannot write {file}: {error.strerror}.") from error
+    page.write(file, title, head, foot)
 
 
 def _summary(audit: Audit) -> str:

@@ -71,7 +71,8 @@ def find_wrong_classes(
     is_clear = first / second >= np.quantile(first / second, 1 - _CLEAR)
     disagrees = noisy.argmax(axis=1) != classes
     share = share_of(int(disagrees[is_clear].sum()), int(is_clear.sum()))
-    if share.value > _LARGEST_SHARE:
+    # With K classes, (K - 1) / K of those of a guesser are wrong.
+    if share.value > min(_LARGEST_SHARE, 0.9 * (1 - 1 / num_classes)):
         raise UserError(
             f"the detector disagrees with {share.value:.0%} of the classes that it is surest of: "
             "it has not learned enough to judge annotations. Train it longer."
@@ -93,18 +94,20 @@ def find_wrong_classes(
 
 
 def _calibrated(log_probs: np.ndarray, classes: np.ndarray, pictures: np.ndarray) -> np.ndarray:
-    """(N, K) probabilities of what is annotated, each by annotations of other pictures."""
+    """(N, K) probabilities of what is annotated, each by annotations of other pictures; of classes
+    that no other pictures have, what the detector says."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GroupKFold
 
     centred = log_probs - log_probs.mean(axis=1, keepdims=True)
-    result = np.full(log_probs.shape, 1e-6)
+    result = np.exp(log_probs.astype(np.float64))
+    result /= result.sum(axis=1, keepdims=True)
     for fitted, judged in GroupKFold(_FOLDS).split(centred, groups=pictures):
-        if len(np.unique(classes[fitted])) < 2:
-            result[judged, classes[fitted][0]] = 1
-            continue
-        model = LogisticRegression(C=_INVERSE_PENALTY, max_iter=1000)
-        model.fit(centred[fitted], classes[fitted])
-        # A class that is in one fold alone has no column.
-        result[np.ix_(judged, model.classes_)] = model.predict_proba(centred[judged])
+        known, probs = np.unique(classes[fitted]), np.ones((len(judged), 1))
+        if len(known) > 1:
+            model = LogisticRegression(C=_INVERSE_PENALTY, max_iter=1000)
+            probs = model.fit(centred[fitted], classes[fitted]).predict_proba(centred[judged])
+        places = np.ix_(judged, known)
+        result[places] = probs * result[places].sum(axis=1, keepdims=True)
+    result = np.maximum(result, 1e-6)
     return result / result.sum(axis=1, keepdims=True)

@@ -63,7 +63,10 @@ def test_json():
     ]
     assert [row["suspicion"] for row in rows[:4]] == [0.9, 0.6, 0.7, 0]
     assert all(row["suspicion"] == max(row["suspicions"].values()) for row in rows[:5])
-    assert rows[5]["suspicion"] == 0
+    assert rows[5] == {
+        **{"id": 105, "image_id": 0, "kind": None, "suspicion": 0},
+        **{"category_id": 1, "bbox": [100, 100, 50, 50]},
+    }
     assert rows[0]["suggested_category_id"] == 2 and rows[1]["suggested_category_id"] == 2
     assert rows[2]["suggested_bbox"] == [-5, 20, 35, 40]
     assert rows[4]["duplicate_of"] == 103
@@ -79,6 +82,7 @@ def test_json():
 def test_csv():
     rows = list(csv.DictReader(io.StringIO(to_csv(make_audit()))))
     assert [row["id"] for row in rows[:3]] == ["104", "100", "102"]  # 0.95 is an IoU
+    assert rows[0]["duplicate_of"] == "103" and rows[1]["duplicate_of"] == ""
     assert rows[1]["kind"] == "wrong class" and rows[1]["wrong_class"] == "0.9"
     assert rows[1]["file_name"] == "0.png"
     assert rows[2]["suggested_bbox"] == "-5.0 20.0 35.0 40.0"

@@ -24,7 +24,7 @@ def test_good_boxes_are_not_suspicious():
     assert found.share.value < 0.03 and found.suspicion.mean() < 0.05
 
 
-def test_a_detector_that_can_not_tell_suspects_little():
+def test_suspicions_of_a_detector_that_can_hardly_tell_add_up_to_the_share():
     evidence, wrong = box_evidence(0.3, precision=0.5)
     found = find(evidence)
     assert 0 <= found.suspicion.min() and found.suspicion.max() <= 1

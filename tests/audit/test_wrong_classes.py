@@ -53,10 +53,24 @@ def test_a_single_class_can_not_be_wrong():
 
 
 def test_a_class_of_one_picture():
-    log_probs, classes, _, pictures = class_evidence(0.1)
-    classes = np.where(classes == 5, 4, classes)
+    log_probs, classes, _, pictures = class_evidence(0.1, num_classes=5)
+    log_probs = np.hstack([log_probs, np.full((len(log_probs), 1), -9, np.float32)])
     classes[:2] = 5
-    assert np.isfinite(find_wrong_classes(log_probs, classes, pictures).suspicion).all()
+    log_probs[0] = [-9, -9, -9, -9, -9, 0]  # the detector knows it
+    log_probs[1] = [0, -9, -9, -9, -9, -9]
+    suspicion = find_wrong_classes(log_probs, classes, pictures).suspicion
+    assert np.isfinite(suspicion).all()
+    assert suspicion[0] < 0.1 and suspicion[1] > 0.5
+
+
+def test_two_classes():
+    log_probs, classes, wrong, pictures = class_evidence(0.3, num_classes=2)
+    found = find_wrong_classes(log_probs, classes, pictures)
+    assert roc_auc_score(wrong, found.suspicion) > 0.9
+    # Where every second one is wrong, there is nothing to be learned from them.
+    log_probs, classes, _, pictures = class_evidence(0.5, num_classes=2)
+    with pytest.raises(UserError, match="has not learned enough to judge"):
+        find_wrong_classes(log_probs, classes, pictures)
 
 
 def test_too_little_to_learn_from():

@@ -11,7 +11,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from swn_d2.audit import audit as audit_module
+from swn_d2.audit.annotations import Annotations
+from swn_d2.audit.evidence import build_judge, gather_evidence
+from swn_d2.data import register_coco
 from swn_d2.engine import SafeCheckpointer
+from swn_d2.modeling.roi_heads import SWNROIHeads
 from tests.tiny import DETECTORS, NUM_CLASSES, tiny_config, tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -97,6 +101,15 @@ def knowing(monkeypatch):
     monkeypatch.setattr(audit_module, "gather_evidence", gather_and_know)
 
 
+@pytest.fixture
+def nan_heads(monkeypatch):
+    """Heads that rate boxes with NaN."""
+    rate = SWNROIHeads.rate_boxes
+    monkeypatch.setattr(
+        SWNROIHeads, "rate_boxes", lambda *args: [np.nan * result for result in rate(*args)]
+    )
+
+
 @pytest.mark.parametrize(
     "detector, stock",
     [*((name, False) for name in DETECTORS), ("cascade_mask_rcnn", True), ("retinanet", True)],
@@ -154,6 +167,15 @@ def test_nothing_is_overwritten(data, tmp_path, monkeypatch):
     fails(monkeypatch, run, data, *options, match=r"new\.json exists already")
     options = ["--write", data / "train.json", "--overwrite"]
     fails(monkeypatch, run, data, *options, match=r"train\.json is the input, too")
+    fails(monkeypatch, run, data, "--write", run / "audit.csv", match="named for two outputs")
+
+
+def test_where_nothing_can_be_written(data, tmp_path, monkeypatch):
+    run = make_run(tmp_path)
+    no_folder = data / "train.json"
+    for options in (["--output", no_folder], ["--write", no_folder / "new.json"]):
+        fails(monkeypatch, run, data, *options, match=r"cannot write .*train\.json is not a folder")
+    assert not list(tmp_path.glob("audit.*"))
 
 
 def test_what_can_not_be_audited(data, tmp_path, monkeypatch):
@@ -179,6 +201,35 @@ def test_data_that_have_changed(data, tmp_path, monkeypatch):
 def test_a_picture_that_is_gone(data, tmp_path, monkeypatch):
     (tmp_path / "train.json").write_bytes((data / "train.json").read_bytes())
     fails(monkeypatch, make_run(tmp_path), tmp_path, match=r"cannot read .*0\.png")
+
+
+def test_a_picture_of_another_size(data, tmp_path, monkeypatch):
+    (tmp_path / "train.json").write_bytes((data / "train.json").read_bytes())
+    for picture in data.glob("*.png"):
+        Image.open(picture).resize((WIDTH // 2, HEIGHT)).save(tmp_path / picture.name)
+    fails(monkeypatch, make_run(tmp_path), tmp_path, match="is 48x64 pixels, but .* says 96x64")
+
+
+@pytest.mark.parametrize("pixel_format", ["RGB", "BGR"])
+def test_boxes_and_detections_are_of_the_same_pixels(pixel_format, data, tmp_path):
+    make_run(tmp_path, "faster_rcnn", "INPUT.FORMAT", pixel_format)
+    register_coco("audited", data / "train.json", data)
+    cfg = tool.load_run_config(str(tmp_path))
+    judge, seen = build_judge(cfg), []
+    judge.model.backbone.register_forward_pre_hook(lambda _, images: seen.append(images[0]))
+    gather_evidence(judge, Annotations.of_dataset("audited"))
+    assert len(seen) == 3 * NUM_PICTURES
+    for upright, mirrored, detected in zip(*[iter(seen)] * 3, strict=True):
+        assert upright.equal(detected)
+        assert mirrored[..., :WIDTH].equal(upright[..., :WIDTH].flip(-1))
+    pixels = np.asarray(Image.open(data / "0.png"))
+    first = (seen[0][0] * judge.model.pixel_std + judge.model.pixel_mean)[:, :HEIGHT, :WIDTH]
+    expected = pixels if pixel_format == "RGB" else pixels[..., ::-1]
+    np.testing.assert_allclose(first.permute(1, 2, 0).cpu(), expected, atol=1e-2)
+
+
+def test_a_detector_that_has_diverged(data, tmp_path, monkeypatch, nan_heads):
+    fails(monkeypatch, make_run(tmp_path), data, match="not finite .* diverged")
 
 
 def test_several_data_sets(data, tmp_path, monkeypatch):
