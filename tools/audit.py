@@ -23,10 +23,10 @@ with user_errors_exit():
 
 from swn_d2.analysis.predictions import load_run_config
 from swn_d2.audit.audit import KINDS, audit_run, training_annotations
-from swn_d2.audit.files import corrected_json, to_csv, to_json, weighted_json
+from swn_d2.audit.files import AUDITED, corrected_json, to_csv, to_json, weighted_json
 from swn_d2.audit.page import write_page
 from swn_d2.data import add_register_coco_argument, register_from_args
-from swn_d2.files import check_outputs, write_text
+from swn_d2.files import check_outputs, read_json, write_text
 
 _NAMES = ("audit.json", "audit.csv", "audit.html")
 
@@ -109,6 +109,18 @@ def check_files(files: list[Path], overwrite: bool) -> None:
             )
 
 
+def check_written_here(file: Path) -> None:
+    """Raise a :class:`UserError` if a file of annotations exists that no audit has written."""
+    if not os.path.exists(file):
+        return
+    content = read_json(file)
+    info = content.get("info") if isinstance(content, dict) else None
+    if not (isinstance(info, dict) and info.get(AUDITED)):
+        raise UserError(
+            f"{file} exists, and no audit has written it; give another file with --write."
+        )
+
+
 def show_progress(done: int) -> None:
     """A line that is written over, where a person looks at it."""
     if sys.stderr.isatty():
@@ -130,6 +142,8 @@ def main() -> None:
         annotations = training_annotations(cfg, args.dataset)
         check_outputs(annotations.file, files)
         check_files(files, args.overwrite)
+        if args.write is not None:
+            check_written_here(args.write)
 
         audit = audit_run(cfg, annotations, tick=show_progress)
         name = Path(args.run).resolve().name

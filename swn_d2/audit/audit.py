@@ -62,8 +62,8 @@ class Audit:
 
     @property
     def expected(self) -> dict[str, Estimate]:
-        """Kind -> the number to expect. Of badly placed boxes and missing objects it is rather too
-        small, and nothing but the sum of the suspicions is known of the latter."""
+        """Kind -> the number to expect. Of badly placed boxes it is a bound; of missing objects,
+        nothing but the sum of the suspicions is known."""
         number, missing = len(self.annotations.ids), float(self.missing.suspicion.sum())
         return {
             WRONG_CLASS: self.classes.share.times(number),

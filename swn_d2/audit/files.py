@@ -13,7 +13,10 @@ from ..data.sample_weights import SAMPLE_WEIGHT
 from ..errors import UserError
 from .audit import DUPLICATE, KINDS, MISPLACED_BOX, MISSING_OBJECT, WRONG_CLASS, Audit
 
-__all__ = ["corrected_json", "to_csv", "to_json", "weighted_json"]
+__all__ = ["AUDITED", "corrected_json", "to_csv", "to_json", "weighted_json"]
+
+#: The key of "info" in the annotation files that are written here.
+AUDITED = "audited"
 
 _COLUMNS = (
     "id",
@@ -183,7 +186,9 @@ def _missing_rows(audit: Audit) -> list[dict[str, Any]]:
 
 
 def _with_annotations(audit: Audit, annotations: list[dict]) -> str:
-    content = {**audit.annotations.content, "annotations": annotations}
+    content = audit.annotations.content
+    info = {**(content.get("info") or {}), AUDITED: True}
+    content = {**content, "info": info, "annotations": annotations}
     return json.dumps(content, separators=(",", ":"))
 
 

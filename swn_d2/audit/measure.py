@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..data.noise import MISSING_OBJECT, NOISE
+from ..data.noise import JITTERED_BOX, KINDS, MISSING_OBJECT, NOISE, WRONG_CLASS
 from ..errors import UserError
 from ..files import read_json
 from .annotations import to_xyxy
@@ -16,6 +16,8 @@ __all__ = ["Measured", "measure_annotations", "measure_missing", "read_audit"]
 _FORMAT = ("swn_d2 audit", 1)
 _FIRST = 100
 _FOUND = 0.5  # IoU
+#: What an audit's kinds are in the truth.
+_NOISE_OF = {"wrong class": (WRONG_CLASS,), "misplaced box": (JITTERED_BOX,), "duplicate": ()}
 
 
 class Measured(NamedTuple):
@@ -68,9 +70,11 @@ def measure_annotations(audit: dict, truth: list[dict], kind: str | None = None)
     """Whether the wrong annotations are the suspicious ones.
 
     Args:
-        kind: looks at the suspicion of this kind alone; by default at the largest of all.
+        kind: looks at the suspicion of this kind alone, and at the noise that is of it; by default
+            at the largest suspicion, and at any noise.
     """
-    noisy = {a["id"] for a in truth if a.get(NOISE)}
+    of_kind = _NOISE_OF.get(kind, KINDS)
+    noisy = {a["id"] for a in truth if not set(of_kind).isdisjoint(a.get(NOISE, ()))}
     rows = [row for row in audit["annotations"] if row["kind"] is not None]
     suspicion = np.array([row["suspicions"][kind] if kind else row["suspicion"] for row in rows])
     wrong = np.array([row["id"] in noisy for row in rows])

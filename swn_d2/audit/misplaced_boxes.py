@@ -10,6 +10,7 @@ from .shares import Estimate, share_of
 __all__ = ["MisplacedBoxes", "find_misplaced_boxes", "pairwise_ious"]
 
 _FOLDS = 5
+_SMALLEST_AREA = 0.65  # under the ROC curve of decoys against annotated boxes
 _TAILS = (0.5, 0.2, 0.1)  # of the decoys, those that look worst
 
 
@@ -20,8 +21,8 @@ class MisplacedBoxes:
     Attributes:
         suspicion: (N,) probability that the box is badly placed.
         suggestion: (N, 4) float32, where the detector has the object, XYXY in pixels.
-        share: of the badly placed boxes among all; rather too small, but too large where the
-            detector can hardly tell annotated boxes from decoys.
+        share: of the badly placed boxes among all, at most: no more than a bound. Where nothing
+            can be said it is 0, from 0 to 1.
     """
 
     suspicion: np.ndarray
@@ -37,20 +38,22 @@ def find_misplaced_boxes(evidence: Evidence, pictures: np.ndarray) -> MisplacedB
     lie as decoys do: their share can be no larger than the ratio of annotated boxes to decoys
     anywhere, and is taken to be the smallest ratio of some tails. The low end of its interval times
     the ratio of the densities is the suspicion (as Elkan and Noto 2008 learn from positive and
-    unlabelled data).
+    unlabelled data). A detector that can hardly tell decoys from annotated boxes at all says
+    nothing.
 
     Args:
         evidence: about N annotations.
         pictures: (N,) the picture of each.
     """
     from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
     from sklearn.model_selection import GroupKFold
 
     num_objects, num_boxes = evidence.placed.shape[:2]
     suggestion = evidence.refined[:, 0, 0]
+    nothing = MisplacedBoxes(np.zeros(num_objects), suggestion, Estimate(0.0, 0.0, 1.0))
     if len(np.unique(pictures)) < _FOLDS:
-        nothing = np.zeros(num_objects)
-        return MisplacedBoxes(nothing, suggestion, Estimate(0.0, 0.0, 1.0))
+        return nothing
     features = _features(evidence.placed, evidence.refined)
     log_ratio = np.zeros((num_objects, num_boxes))
     is_decoy = np.tile(np.arange(num_boxes) > 0, num_objects)
@@ -61,6 +64,8 @@ def find_misplaced_boxes(evidence: Evidence, pictures: np.ndarray) -> MisplacedB
         model.fit(scaled[fitted].reshape(-1, scaled.shape[-1]), is_decoy[: len(fitted) * num_boxes])
         decisions = model.decision_function(scaled[judged].reshape(-1, scaled.shape[-1]))
         log_ratio[judged] = decisions.reshape(-1, num_boxes)
+    if roc_auc_score(is_decoy, log_ratio.ravel()) < _SMALLEST_AREA:
+        return nothing
     # The decoys of a badly placed box are moved twice, and look worse than any annotated box.
     looks_good = log_ratio[:, 0] <= np.median(log_ratio[:, 0])
     share = _smallest_ratio(log_ratio[:, 0], log_ratio[looks_good, 1:].ravel())

@@ -35,7 +35,7 @@ _EXPLANATIONS = {
     WRONG_CLASS: "Annotations whose class the detector finds unlikely, though it was trained on "
     "them. The percentage is the probability that the class is wrong.",
     MISPLACED_BOX: "Annotations whose box the detector moves as it moves boxes that were jittered "
-    "on purpose. How many there are can hardly be told, and the percentages are rather too small.",
+    "on purpose. How many there are can hardly be told; the number to expect is a bound.",
     DUPLICATE: "Annotations of the same class whose boxes nearly coincide with that of an earlier "
     "one. The percentage is their IoU, not a probability.",
     MISSING_OBJECT: "Places where the detector finds an object and nothing is annotated. The "

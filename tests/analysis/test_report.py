@@ -17,6 +17,7 @@ from swn_d2.analysis.run_folder import RunFolder, open_runs
 from swn_d2.data import make_digit_scenes, register_coco
 from swn_d2.engine import SWNTrainer
 from swn_d2.engine.recording import RECORDING
+from swn_d2.engine.start import EVALUATION_CONFIG
 from swn_d2.errors import UserError
 from tests.analysis.samples import run_folder
 from tests.browser import Browser, find_browser
@@ -223,7 +224,7 @@ def test_a_half_written_run(trained, tmp_path):
     assert reader.faults == []
     assert f"20 of {ITERATIONS} iterations of 2 images" in reader.text
     assert f"{folder} has no checkpoint." in reader.text
-    assert f"{folder}/environment.json can't be read: " in reader.text
+    assert f"{folder}/environment.json" in reader.text
     assert "No run was evaluated more than once" in reader.text
     assert "total_loss" in reader.texts
     assert FIGURES["samples"].caption in reader.texts
@@ -256,8 +257,8 @@ def test_a_figure_that_only_some_runs_have_data_for(trained, page, tmp_path, mon
 
 def test_a_figure_of_runs_that_cannot_be_in_one(trained, page, tmp_path, monkeypatch):
     folder = copy_of(trained[0], "on others", tmp_path)
-    config = (folder / "config.yaml").read_text()
-    (folder / "config.yaml").write_text(config.replace("report_val", "report_train"))
+    config = (folder / EVALUATION_CONFIG).read_text()
+    (folder / EVALUATION_CONFIG).write_text(config.replace("report_val", "report_train"))
     (folder / "inference" / "coco_instances_results.json").write_text("[]")
     monkeypatch.setattr(report, "FIGURES", {"missed": FIGURES["missed"]})
     reader = read(open_runs([trained[1], folder]), tmp_path)

@@ -41,7 +41,10 @@ def test_annotations():
     assert measured.area == 0.75
     assert measured.average_precision == pytest.approx((1 + 2 / 3) / 2)
     assert measured.expected == pytest.approx(2)
-    assert measure_annotations(AUDIT, TRUTH, "misplaced box").area == 0.5
+    assert measure_annotations(AUDIT, TRUTH, "wrong class").area == 0.75
+    assert measure_annotations(AUDIT, TRUTH, "misplaced box").wrong == 0
+    jittered = [{**a, "noise": ["jittered box"]} if "noise" in a else a for a in TRUTH[:2]]
+    assert measure_annotations(AUDIT, jittered, "misplaced box").wrong == 2
 
 
 def test_missing():

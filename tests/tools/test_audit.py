@@ -140,9 +140,10 @@ def test_every_detector(detector, stock, data, tmp_path, monkeypatch, knowing, c
 
 def test_it_says_the_same_twice(data, tmp_path, monkeypatch, knowing):
     run = make_run(tmp_path)
-    run_tool(monkeypatch, run, data)
+    options = ["--write", run / "new.json"]
+    run_tool(monkeypatch, run, data, *options)
     first = (run / "audit.json").read_bytes()
-    run_tool(monkeypatch, run, data, "--overwrite")
+    run_tool(monkeypatch, run, data, "--overwrite", *options)
     assert (run / "audit.json").read_bytes() == first
 
 
@@ -165,6 +166,9 @@ def test_nothing_is_overwritten(data, tmp_path, monkeypatch):
     (run / "new.json").write_text("mine")
     options = ["--write", run / "new.json"]
     fails(monkeypatch, run, data, *options, match=r"new\.json exists already")
+    (run / "new.json").write_text("{}")
+    options = ["--write", run / "new.json", "--overwrite"]
+    fails(monkeypatch, run, data, *options, match="no audit has written it")
     options = ["--write", data / "train.json", "--overwrite"]
     fails(monkeypatch, run, data, *options, match=r"train\.json is the input, too")
     fails(monkeypatch, run, data, "--write", run / "audit.csv", match="named for two outputs")
