@@ -1,6 +1,7 @@
 """The batches of a training, each of which follows from the seed and its place in the training."""
 
 import itertools
+import multiprocessing
 import operator
 import os
 import signal
@@ -128,7 +129,8 @@ def end_with_parent(worker: int) -> None:
             pass
         os._exit(0)
 
-    parent = os.getppid()
+    # Not os.getppid(): a server may have forked the process for its parent.
+    parent = multiprocessing.parent_process().pid
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=wait, daemon=True).start()
