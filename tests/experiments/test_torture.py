@@ -34,14 +34,14 @@ def arguments(tmp_path_factory):
     return arguments
 
 
-@pytest.mark.parametrize("num_processes", [1, 2])
-def test_a_handful_of_kills(arguments, tmp_path, num_processes):
+@pytest.mark.parametrize("num_processes, num_kills", [(1, 2), (2, 1)])
+def test_a_handful_of_kills(arguments, tmp_path, num_processes, num_kills):
     campaign = Campaign(TRAIN_NET, arguments, tmp_path, num_processes=num_processes, seed=1)
     lines = []
-    outcome = campaign.run(2, progress=lines.append)
-    assert outcome.kills.total() == 2 and outcome.trainings > 0
+    outcome = campaign.run(num_kills, progress=lines.append)
+    assert outcome.kills.total() == num_kills and outcome.trainings > 0
     assert not outcome.differences and "all equal" in str(outcome)
-    assert lines[0].startswith("kill 1 of 2")
+    assert lines[0].startswith(f"kill 1 of {num_kills}")
     if num_processes == 2:
         return
     # What differs is found.
