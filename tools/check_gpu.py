@@ -7,7 +7,13 @@ from pathlib import Path
 
 import torch
 
-from swn_d2.errors import UserError, require_detectron2, user_errors_exit
+from swn_d2.errors import (
+    UserError,
+    add_debug_argument,
+    phase,
+    require_detectron2,
+    user_errors_exit,
+)
 
 with user_errors_exit():
     require_detectron2()
@@ -45,6 +51,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="SECONDS",
         help="what does not fit into them is left out (default: 330)",
     )
+    add_debug_argument(parser)
     return parser.parse_args(argv)
 
 
@@ -56,7 +63,7 @@ def describe(outcome: Outcome) -> str:
 def main() -> None:
     """Run the tool."""
     args = parse_args()
-    with user_errors_exit():
+    with user_errors_exit(), phase("checking"):
         if args.output.exists():
             raise UserError(f"{args.output} exists already; remove it, or give another --output.")
         if not args.budget > 0:

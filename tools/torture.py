@@ -8,7 +8,13 @@ evaluation; and resumed. Exits with 1 where anything in the end is not the same,
 import argparse
 from pathlib import Path
 
-from swn_d2.errors import UserError, require_detectron2, user_errors_exit
+from swn_d2.errors import (
+    UserError,
+    add_debug_argument,
+    phase,
+    require_detectron2,
+    user_errors_exit,
+)
 
 with user_errors_exit():
     require_detectron2()
@@ -38,6 +44,7 @@ def argument_parser() -> argparse.ArgumentParser:
         "--processes", type=int, default=1, choices=(1, 2), help="of each training (default: 1)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
+    add_debug_argument(parser)
     return parser
 
 
@@ -66,5 +73,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with user_errors_exit():
+    with user_errors_exit(), phase("the campaign"):
         main()

@@ -20,26 +20,34 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_missed", "find_objects", "most"]
+__all__ = ["draw_missed", "find_objects", "match_detections", "most"]
 
 
-def find_objects(truth: Objects, detections: Objects, *, iou_threshold: float = 0.5) -> np.ndarray:
-    """Which of the true objects of an image were detected, by COCO's rule.
+def match_detections(
+    truth: Objects, detections: Objects, *, iou_threshold: float = 0.5
+) -> np.ndarray:
+    """Which true object of an image each detection is of, by COCO's rule.
 
     The detections choose in the order of their scores. Each takes the object of its class that it
     overlaps most, out of those that are not taken yet, if their IoU is ``iou_threshold`` or more.
 
     Returns:
-        (number of true objects,) bool.
+        (number of detections,) int64, -1 for those that take none.
     """
     iou = pairwise_iou(*(Boxes(torch.from_numpy(o.boxes)) for o in (detections, truth))).numpy()
     iou[detections.classes[:, None] != truth.classes] = -1
-    found = np.zeros(len(truth.classes), dtype=bool)
-    for row in iou[np.argsort(-detections.scores, kind="stable")]:
-        row[found] = -1
-        if row.max(initial=-1) >= iou_threshold:
-            found[row.argmax()] = True
-    return found
+    matches = np.full(len(detections.classes), -1)
+    for i in np.argsort(-detections.scores, kind="stable"):
+        if iou[i].max(initial=-1) >= iou_threshold:
+            matches[i] = iou[i].argmax()
+            iou[:, matches[i]] = -1
+    return matches
+
+
+def find_objects(truth: Objects, detections: Objects, *, iou_threshold: float = 0.5) -> np.ndarray:
+    """(number of true objects,) bool: which of them were detected, see :func:`match_detections`."""
+    matches = match_detections(truth, detections, iou_threshold=iou_threshold)
+    return np.isin(np.arange(len(truth.classes)), matches)
 
 
 def most(values: Sequence[int], number: int) -> list[int]:

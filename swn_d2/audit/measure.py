@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from detectron2.structures import Boxes, pairwise_iou
 
 from ..data.noise import JITTERED_BOX, KINDS, MISSING_OBJECT, NOISE, WRONG_CLASS
 from ..errors import UserError
 from ..files import read_json
 from .annotations import to_xyxy
-from .misplaced_boxes import pairwise_ious
 
 __all__ = ["Measured", "measure_annotations", "measure_missing", "read_audit"]
 
@@ -103,7 +104,8 @@ def measure_missing(audit: dict, truth: list[dict]) -> Measured:
         left = missing.get(row["image_id"], [])
         if not left:
             continue
-        iou = pairwise_ious(to_xyxy([row["bbox"]]), to_xyxy(left))
+        pair = (Boxes(torch.from_numpy(to_xyxy(boxes))) for boxes in ([row["bbox"]], left))
+        iou = pairwise_iou(*pair)
         if iou.max() >= _FOUND:
             found[i] = True
             del left[int(iou.argmax())]

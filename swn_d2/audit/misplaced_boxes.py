@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from detectron2.structures import Boxes
 
+from ..modeling.box_losses import matched_pairwise_iou
 from .evidence import Evidence
 from .shares import Estimate, share_of
 
-__all__ = ["MisplacedBoxes", "find_misplaced_boxes", "pairwise_ious"]
+__all__ = ["MisplacedBoxes", "find_misplaced_boxes"]
 
 _FOLDS = 5
 _SMALLEST_AREA = 0.65  # under the ROC curve of decoys against annotated boxes
@@ -72,22 +75,15 @@ def find_misplaced_boxes(evidence: Evidence, pictures: np.ndarray) -> MisplacedB
     return MisplacedBoxes(np.minimum(share.low * np.exp(log_ratio[:, 0]), 1), suggestion, share)
 
 
-def pairwise_ious(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """IoU of boxes (..., 4) with others that broadcast with them, XYXY."""
-    corner = np.maximum(first[..., :2], second[..., :2])
-    sides = np.clip(np.minimum(first[..., 2:], second[..., 2:]) - corner, 0, None)
-    areas = [np.prod(boxes[..., 2:] - boxes[..., :2], axis=-1) for boxes in (first, second)]
-    overlap = sides.prod(axis=-1)
-    return overlap / np.maximum(areas[0] + areas[1] - overlap, 1e-9)
-
-
 def _features(placed: np.ndarray, refined: np.ndarray) -> np.ndarray:
     """(N, 1 + D, F) what tells how well a box is placed."""
     sizes = np.maximum(placed[..., 2:] - placed[..., :2], 1)
     columns = [np.log(sizes)]
     for step in range(refined.shape[2]):
         moved = np.abs(refined[:, :, step] - placed) / np.tile(sizes, 2)
-        columns += [np.sort(moved), pairwise_ious(placed, refined[:, :, step])[..., None]]
+        pair = (Boxes(torch.from_numpy(b.reshape(-1, 4))) for b in (placed, refined[:, :, step]))
+        iou = matched_pairwise_iou(*pair).numpy().reshape(*placed.shape[:2], 1)
+        columns += [np.sort(moved), iou]
     return np.nan_to_num(np.concatenate(columns, axis=-1), posinf=10, neginf=-10)
 
 

@@ -3,10 +3,14 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from detectron2.structures import Boxes, pairwise_ioa, pairwise_iou
+from torchvision.ops import nms
 
+from ..analysis.missed import match_detections
+from ..evaluation.pictures import Objects
 from .annotations import Annotations
 from .evidence import Evidence
-from .misplaced_boxes import pairwise_ious
 
 __all__ = ["MissingObjects", "find_duplicates", "find_missing_objects"]
 
@@ -77,7 +81,7 @@ def find_duplicates(annotations: Annotations) -> tuple[np.ndarray, np.ndarray]:
         if len(rows) < 2:
             continue
         boxes, classes = annotations.boxes[rows], annotations.classes[rows]
-        iou = pairwise_ious(boxes[:, None], boxes)
+        iou = pairwise_iou(_boxes(boxes), _boxes(boxes)).numpy()
         iou[classes[:, None] != classes] = 0
         iou = np.tril(iou, -1)
         best = iou.max(axis=1, initial=0)
@@ -89,48 +93,43 @@ def find_duplicates(annotations: Annotations) -> tuple[np.ndarray, np.ndarray]:
 
 def _by_picture(annotations: Annotations) -> list[np.ndarray]:
     """For each picture the indices of its annotations, in order."""
-    order = np.argsort(annotations.image, kind="stable")
-    ends = np.searchsorted(annotations.image[order], np.arange(1, len(annotations.images)))
-    return np.split(order, ends)
+    return _split(annotations.image, len(annotations.images))
+
+
+def _split(image: np.ndarray, num_images: int) -> list[np.ndarray]:
+    """For each image the indices of what is in it, in order.
+
+    Args:
+        image: the index of the image that each thing is in.
+    """
+    order = np.argsort(image, kind="stable")
+    return np.split(order, np.searchsorted(image[order], np.arange(1, num_images)))
 
 
 def _sort_detections(evidence: Evidence, annotations: Annotations) -> tuple[np.ndarray, ...]:
     """The indices of detections where nothing is annotated, and of those of annotated objects."""
     crowds = annotations.crowd_boxes()
     free, right = [], []
-    of_pictures = np.split(
-        np.argsort(evidence.detection_image, kind="stable"),
-        np.cumsum(np.bincount(evidence.detection_image, minlength=len(annotations.images)))[:-1],
-    )
+    of_pictures = _split(evidence.detection_image, len(annotations.images))
     for i, (own, found) in enumerate(zip(_by_picture(annotations), of_pictures, strict=True)):
-        found = found[np.argsort(-evidence.detection_score[found], kind="stable")]
-        boxes = evidence.detections[found]
-        iou = pairwise_ious(boxes[:, None], annotations.boxes[own])
-        of_class = evidence.detection_class[found][:, None] == annotations.classes[own]
-        is_taken = iou.max(axis=1, initial=0) >= _TAKEN
-        if i in crowds:
-            is_taken |= _share_inside(boxes[:, None], crowds[i]).max(axis=1) > _IN_CROWD
-        taken_objects, kept = set(), []
-        for row, index in enumerate(found):
-            matches = np.flatnonzero((iou[row] >= _FOUND) & of_class[row])
-            new = [j for j in matches if j not in taken_objects]
-            if new:
-                taken_objects.add(max(new, key=lambda j, row=row: iou[row, j]))
-                right.append(index)
-            if not is_taken[row] and not any(
-                pairwise_ious(boxes[row], evidence.detections[other]) >= _SAME for other in kept
-            ):
-                kept.append(index)
-        free += kept
-    return np.array(free, dtype=np.int64), np.array(right, dtype=np.int64)
+        truth = Objects(annotations.boxes[own], annotations.classes[own], np.ones(len(own)))
+        detections = Objects(
+            evidence.detections[found],
+            evidence.detection_class[found],
+            evidence.detection_score[found],
+        )
+        right.append(found[match_detections(truth, detections, iou_threshold=_FOUND) >= 0])
+        boxes = _boxes(detections.boxes)
+        is_free = pairwise_iou(boxes, _boxes(truth.boxes)).numpy().max(axis=1, initial=0) < _TAKEN
+        if i in crowds:  # whose share of the second boxes this is
+            is_free &= pairwise_ioa(_boxes(crowds[i]), boxes).numpy().max(axis=0) <= _IN_CROWD
+        scores = torch.from_numpy(detections.scores[is_free])
+        free.append(found[is_free][nms(boxes.tensor[is_free], scores, _SAME).numpy()])
+    return np.concatenate(free), np.concatenate(right)
 
 
-def _share_inside(boxes: np.ndarray, regions: np.ndarray) -> np.ndarray:
-    """How much of boxes (n, 1, 4) lies in regions (m, 4), as a share of their area."""
-    corner = np.maximum(boxes[..., :2], regions[..., :2])
-    sides = np.clip(np.minimum(boxes[..., 2:], regions[..., 2:]) - corner, 0, None)
-    areas = np.prod(boxes[..., 2:] - boxes[..., :2], axis=-1)
-    return sides.prod(axis=-1) / np.maximum(areas, 1e-9)
+def _boxes(boxes: np.ndarray) -> Boxes:
+    return Boxes(torch.from_numpy(boxes))
 
 
 def _features(boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:

@@ -129,6 +129,8 @@ def end_with_parent(worker: int) -> None:
             pass
         os._exit(0)
 
+    if not hasattr(signal, "sigwaitinfo"):  # on macOS, where nothing tells who has sent a signal
+        return
     # Not os.getppid(): a server may have forked the process for its parent.
     parent = multiprocessing.parent_process().pid
     signal.signal(signal.SIGINT, signal.SIG_IGN)

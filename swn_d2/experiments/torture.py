@@ -238,7 +238,9 @@ def differences(first: Path, second: Path) -> list[str]:
     names = {file.name for f in (first, second) for file in (f / SNAPSHOTS).glob("*.pth")}
     for name in sorted(names):
         files = [f / SNAPSHOTS / name for f in (first, second)]
-        if not all(file.exists() for file in files) or not _equal(*map(torch.load, files)):
+        if not all(file.exists() for file in files) or not _equal(
+            *(torch.load(file, weights_only=True) for file in files)
+        ):
             found.append(f"{SNAPSHOTS}/{name} differs")
     return found
 

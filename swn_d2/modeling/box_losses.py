@@ -15,7 +15,12 @@ except ImportError:  # its name until Detectron2 0.5
 
 from ..errors import UserError
 
-__all__ = ["box_loss_dim", "iou_of_predictions", "unreduced_box_loss"]
+__all__ = [
+    "box_loss_dim",
+    "iou_of_predictions",
+    "matched_pairwise_iou",  # Detectron2's, of any version
+    "unreduced_box_loss",
+]
 
 
 def box_loss_dim(loss_type: str) -> int:

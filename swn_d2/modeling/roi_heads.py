@@ -15,6 +15,7 @@ from detectron2.modeling.roi_heads import (
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
+from torch.nn.functional import log_softmax
 
 from ..errors import UserError
 from ..weighting import SampleLosses, SampleStatistics, SampleWeighter
@@ -273,8 +274,8 @@ class SWNCascadeROIHeads(_Samples, CascadeROIHeads):
     def rate_boxes(
         self, features: dict[str, Tensor], boxes: list[Boxes], classes: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """As :meth:`SWNROIHeads.rate_boxes`, with the mean over the stages of the logarithms, and
-        the last stage's boxes."""
+        """As :meth:`SWNROIHeads.rate_boxes`, with the geometric mean of the stages' probabilities,
+        and the last stage's boxes."""
         pyramid = [features[name] for name in self.box_in_features]
         sizes = [len(of_image) for of_image in boxes]
         log_probs = []
@@ -284,7 +285,7 @@ class SWNCascadeROIHeads(_Samples, CascadeROIHeads):
             of_stage, refined = predictor.rate(predictions, Boxes.cat(boxes).tensor, classes)
             log_probs.append(of_stage)
             boxes = [Boxes(of_image) for of_image in refined.split(sizes)]
-        return torch.stack(log_probs).mean(dim=0), refined
+        return log_softmax(torch.stack(log_probs).mean(dim=0), dim=1), refined
 
     def _detect(self, features: dict[str, Tensor], proposals: list[Instances]) -> list[Instances]:
         """Detections with the last stage's boxes and the mean of all stages' probabilities."""
