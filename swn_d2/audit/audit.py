@@ -127,7 +127,9 @@ def audit_annotations(evidence: Evidence, annotations: Annotations) -> Audit:
     duplicates, earlier = find_duplicates(annotations)
     return Audit(
         annotations,
-        find_wrong_classes(evidence.log_probs, annotations.classes, annotations.image),
+        find_wrong_classes(
+            evidence.log_probs, evidence.appearance, annotations.classes, annotations.image
+        ),
         find_misplaced_boxes(evidence, annotations.image),
         find_missing_objects(evidence, annotations),
         duplicates,

@@ -14,6 +14,7 @@ from ..analysis.predictions import build_predictor
 from ..errors import UserError
 from ..evaluation.pictures import read_pixels
 from .annotations import Annotations
+from .appearance import look_at
 
 __all__ = ["NUM_DECOYS", "Evidence", "build_judge", "gather_evidence"]
 
@@ -33,6 +34,7 @@ class Evidence:
     Attributes:
         log_probs: (N, K) logarithms of the probabilities of the classes, given that there is an
             object: the mean over the annotated box and its decoys.
+        appearance: (N, V, C) float32, see :func:`.appearance.look_at`.
         placed: (N, 1 + D, 4) float32, the annotated box and its decoys, XYXY in pixels.
         refined: (N, 1 + D, 2, 4) where the detector has the object, started from each of them;
             and where it has it, started from there.
@@ -42,6 +44,7 @@ class Evidence:
     """
 
     log_probs: np.ndarray
+    appearance: np.ndarray
     placed: np.ndarray
     refined: np.ndarray
     detections: np.ndarray
@@ -102,6 +105,7 @@ def gather_evidence(
     log_probs = np.zeros((num_objects, num_classes), dtype=np.float32)
     placed = np.zeros((num_objects, 1 + NUM_DECOYS, 4), dtype=np.float32)
     refined = np.zeros((num_objects, 1 + NUM_DECOYS, 2, 4), dtype=np.float32)
+    looks: list[np.ndarray] = []
     found: list[tuple[np.ndarray, ...]] = []
     for i in range(len(annotations.images)):
         pixels = read_pixels(annotations.picture_file(i), "BGR")  # what a DefaultPredictor takes
@@ -109,21 +113,24 @@ def gather_evidence(
         rows = order[starts[i] : starts[i + 1]]
         if len(rows):
             placed[rows] = with_decoys(annotations.boxes[rows], np.random.default_rng(i))
+            shown = pixels[:, :, ::-1] if judge.input_format == "RGB" else pixels
             log_probs[rows], refined[rows] = _rate(
-                judge, pixels, placed[rows], annotations.classes[rows]
+                judge, shown, placed[rows], annotations.classes[rows]
             )
+            looks.append(look_at(judge.model, shown, annotations.boxes[rows]))
         instances = judge(pixels)["instances"].to("cpu")
         columns = instances.pred_boxes.tensor, instances.pred_classes, instances.scores
         boxes, classes, scores = (column.numpy() for column in columns)
         found.append((boxes, np.full(len(boxes), i), classes, scores))
         tick(i + 1)
+    appearance = np.concatenate(looks)[np.argsort(order)]
     if not (np.isfinite(log_probs).all() and np.isfinite(refined).all()):
         raise UserError(
             "the detector predicts values that are not finite (NaN): its training has diverged. "
             "Give an earlier checkpoint with --weights."
         )
     boxes, images, classes, scores = (np.concatenate(c) for c in zip(*found, strict=True))
-    return Evidence(log_probs, placed, refined, boxes, images, classes, scores)
+    return Evidence(log_probs, appearance, placed, refined, boxes, images, classes, scores)
 
 
 def with_decoys(boxes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -151,11 +158,9 @@ def _rate(
     """(n, K) and (n, 1 + D, 2, 4): of a picture's boxes, the means over it and its mirror image.
 
     Args:
-        pixels: of the picture, BGR.
+        pixels: (H, W, 3) of the picture, as the detector takes them.
     """
     model, heads = judge.model, _heads(judge)
-    if judge.input_format == "RGB":
-        pixels = pixels[:, :, ::-1]
     height, width = pixels.shape[:2]
     resize = judge.aug.get_transform(pixels)
     image = resize.apply_image(pixels)

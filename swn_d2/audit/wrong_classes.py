@@ -10,7 +10,8 @@ from .shares import Estimate, mean_shifted_to, share_of
 __all__ = ["WrongClasses", "find_wrong_classes"]
 
 _FOLDS = 5
-_INVERSE_PENALTY = 0.2  # scikit-learn's C
+_INVERSE_PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3)  # scikit-learn's C
+_COMPONENTS = 60  # principal ones, of a view
 _CLEAR = 1 / 3  # of the objects, those that the detector is surest of
 _LARGEST_SHARE = 0.6  # beyond it the detector is more likely to be wrong than the annotations
 _FEWEST = 50  # annotations
@@ -32,23 +33,27 @@ class WrongClasses:
 
 
 def find_wrong_classes(
-    log_probs: np.ndarray, classes: np.ndarray, pictures: np.ndarray
+    log_probs: np.ndarray, appearance: np.ndarray, classes: np.ndarray, pictures: np.ndarray
 ) -> WrongClasses:
-    """Weigh what the detector says of each object against how often annotations are wrong.
+    """Weigh what an object looks like against how often annotations are wrong.
 
-    1. The detector's probabilities become calibrated ones of the *annotated* class, by a softmax
-       regression from their logarithms ("matrix scaling", Guo et al. 2017, Sec. 4.2), for each
-       picture with one fitted to the annotations of other pictures.
+    1. What the detector says of the object, and what that looks like to its backbone, become
+       calibrated probabilities of the *annotated* class, by a softmax regression ("matrix scaling",
+       Guo et al. 2017, Sec. 4.2; here on the principal components of the views as well). Each
+       picture's is fitted to the annotations of other pictures, with the penalty that predicts
+       them best.
     2. The share of wrong classes: of the third of the objects whose likeliest class leaves the
-       second one farthest behind, those with another class annotated. There the detector errs
-       hardly ever.
+       second one farthest behind, those with another class annotated. There it errs hardly ever.
     3. With wrong classes spread evenly, Bayes' rule gives what the class is, and so the
        probability that it is not the annotated one.
-    4. The detector has learned from the wrong annotations as well, and believes them a little:
+    4. The regression is fitted once more, with each annotation counting as much as it is likely
+       right, and so no longer to the wrong ones. Bayes' rule again.
+    5. The detector has learned from the wrong annotations as well, and believes them a little:
        the logits are shifted until the mean of all is the share.
 
     Args:
         log_probs: (N, K) logarithms of the detector's probabilities.
+        appearance: (N, V, C) V views of each object, in a backbone's features; V may be 0.
         classes: (N,) as they are annotated.
         pictures: (N,) the picture of each.
 
@@ -66,7 +71,8 @@ def find_wrong_classes(
             f"there are {num_objects} annotations in {len(np.unique(pictures))} pictures, too few "
             f"to learn from what is usual; audit a data set with at least {_FEWEST} in {_FOLDS}."
         )
-    noisy = _calibrated(log_probs, classes, pictures)
+    regression = _Regression(log_probs, appearance, classes, pictures)
+    noisy = regression.predict(np.ones(num_objects))
     second, first = np.sort(noisy, axis=1)[:, -2:].T
     is_clear = first / second >= np.quantile(first / second, 1 - _CLEAR)
     disagrees = noisy.argmax(axis=1) != classes
@@ -81,10 +87,10 @@ def find_wrong_classes(
     evenly = share.value / (num_classes - 1)
     probs = np.clip((noisy - evenly) / (1 - share.value - evenly), 1e-4, None)
     probs /= probs.sum(axis=1, keepdims=True)
+    suspicion = _posterior(probs, classes, share.value)
+    probs = regression.predict(1 - suspicion)
+    suspicion = mean_shifted_to(_posterior(probs, classes, share.value), share.value)
     rows = np.arange(num_objects)
-    right = (1 - share.value) * probs[rows, classes]
-    wrong = evenly * (1 - probs[rows, classes])
-    suspicion = mean_shifted_to(wrong / (right + wrong), share.value)
     others = probs.copy()
     others[rows, classes] = 0
     others /= others.sum(axis=1, keepdims=True)
@@ -93,21 +99,71 @@ def find_wrong_classes(
     return WrongClasses(suspicion, others, share)
 
 
-def _calibrated(log_probs: np.ndarray, classes: np.ndarray, pictures: np.ndarray) -> np.ndarray:
-    """(N, K) probabilities of what is annotated, each by annotations of other pictures; of classes
-    that no other pictures have, what the detector says."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GroupKFold
+def _posterior(probs: np.ndarray, classes: np.ndarray, share: float) -> np.ndarray:
+    """(N,) that an annotation is wrong, by Bayes' rule.
 
-    centred = log_probs - log_probs.mean(axis=1, keepdims=True)
-    result = np.exp(log_probs.astype(np.float64))
-    result /= result.sum(axis=1, keepdims=True)
-    for fitted, judged in GroupKFold(_FOLDS).split(centred, groups=pictures):
-        known, probs = np.unique(classes[fitted]), np.ones((len(judged), 1))
-        if len(known) > 1:
-            model = LogisticRegression(C=_INVERSE_PENALTY, max_iter=1000)
-            probs = model.fit(centred[fitted], classes[fitted]).predict_proba(centred[judged])
-        places = np.ix_(judged, known)
-        result[places] = probs * result[places].sum(axis=1, keepdims=True)
-    result = np.maximum(result, 1e-6)
-    return result / result.sum(axis=1, keepdims=True)
+    Args:
+        probs: (N, K) of what the class is, the annotation not being known.
+        share: of wrong annotations, which have any other class alike.
+    """
+    own = probs[np.arange(len(probs)), classes]
+    right, wrong = (1 - share) * own, share / (probs.shape[1] - 1) * (1 - own)
+    return wrong / (right + wrong)
+
+
+class _Regression:
+    """Softmax regressions that predict the class of an object, each from other pictures."""
+
+    def __init__(
+        self,
+        log_probs: np.ndarray,
+        appearance: np.ndarray,
+        classes: np.ndarray,
+        pictures: np.ndarray,
+    ):
+        """Args: see :func:`find_wrong_classes`."""
+        from sklearn.decomposition import PCA
+        from sklearn.model_selection import GroupKFold
+
+        columns = [log_probs - log_probs.mean(axis=1, keepdims=True)]
+        for view in appearance.transpose(1, 0, 2):
+            deviation = view.std(axis=0)
+            number = min(_COMPONENTS, *view.shape)
+            components = PCA(number, whiten=True, random_state=0)
+            columns.append(components.fit_transform(view / np.maximum(deviation, 1e-6)))
+        self._features = np.hstack(columns).astype(np.float64)
+        self._classes = classes
+        self._folds = list(GroupKFold(_FOLDS).split(self._features, groups=pictures))
+        # Of classes that no other pictures have, it is what the detector says.
+        self._prior = np.exp(log_probs.astype(np.float64))
+        self._prior /= self._prior.sum(axis=1, keepdims=True)
+        self._inverse_penalty = max(_INVERSE_PENALTIES, key=self._mean_log)
+
+    def predict(self, weights: np.ndarray) -> np.ndarray:
+        """(N, K) probabilities.
+
+        Args:
+            weights: (N,) how much each annotation counts.
+        """
+        return self._predict(self._inverse_penalty, weights)
+
+    def _mean_log(self, inverse_penalty: float) -> float:
+        """Of the probabilities of the annotations."""
+        everywhere = np.ones(len(self._classes))
+        probs = self._predict(inverse_penalty, everywhere)
+        return np.log(probs[np.arange(len(probs)), self._classes]).mean()
+
+    def _predict(self, inverse_penalty: float, weights: np.ndarray) -> np.ndarray:
+        from sklearn.linear_model import LogisticRegression
+
+        result = self._prior.copy()
+        for fitted, judged in self._folds:
+            known, probs = np.unique(self._classes[fitted]), np.ones((len(judged), 1))
+            if len(known) > 1:
+                model = LogisticRegression(C=inverse_penalty, max_iter=1000)
+                model.fit(self._features[fitted], self._classes[fitted], weights[fitted])
+                probs = model.predict_proba(self._features[judged])
+            places = np.ix_(judged, known)
+            result[places] = probs * result[places].sum(axis=1, keepdims=True)
+        result = np.maximum(result, 1e-6)
+        return result / result.sum(axis=1, keepdims=True)
