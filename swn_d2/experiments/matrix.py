@@ -20,6 +20,8 @@ __all__ = ["CHECKPOINT", "Matrix", "Run", "flat_config", "load_matrix"]
 CHECKPOINT = "checkpoint"
 #: Config keys that the tool sets itself.
 OWN_KEYS = ("SEED", "OUTPUT_DIR")
+#: What stands for the seed in a command, an argument or an override.
+SEED = "{seed}"
 #: Arguments of train_net.py that the tool gives itself, or does not support.
 OWN_ARGUMENTS = ("--config-file", "--resume", "--eval-only", "--num-machines", "--machine-rank")
 
@@ -31,7 +33,8 @@ class Run:
     Attributes:
         row, seed: which one it is.
         config: path of the config file.
-        overrides: KEY, VALUE, KEY, VALUE, ... as they stand on a command line.
+        overrides: KEY, VALUE, KEY, VALUE, ... as they stand on a command line; ``{seed}`` is the
+            seed.
         folder: the run's OUTPUT_DIR.
         iterations: of the training; 0 for an evaluation.
         settings: all that the result depends on but for the seed and the source, as JSON.
@@ -74,9 +77,10 @@ class Run:
         weights = []
         if self.source:
             weights = ["MODEL.WEIGHTS", str(self.source.folder / "model_final.pth")]
+        own = [text.replace(SEED, str(self.seed)) for text in (*extra, *self.overrides)]
         return [
             *("--config-file", self.config, "--eval-only" if self.is_evaluation else "--resume"),
-            *(*extra, *self.overrides, *weights),
+            *(*own, *weights),
             *("SEED", str(self.seed), "OUTPUT_DIR", str(self.folder)),
         ]
 
@@ -101,6 +105,15 @@ class Matrix:
     environment: Mapping[str, str]
     data: tuple[str, ...]
     runs: tuple[Run, ...]
+
+    @property
+    def data_commands(self) -> list[str]:
+        """``data``, with a command that has ``{seed}`` in it for each of the seeds."""
+        return [
+            command.replace(SEED, str(seed))
+            for command in self.data
+            for seed in (self.seeds if SEED in command else self.seeds[:1])
+        ]
 
 
 def load_matrix(file: str | Path) -> Matrix:

@@ -135,7 +135,7 @@ class Runner:
         return {"OMP_NUM_THREADS": str(threads), **os.environ, **self.matrix.environment}
 
     def _make_data(self) -> None:
-        for command in self.matrix.data:
+        for command in self.matrix.data_commands:
             if self.signal is not None:
                 return
             print(f"$ {command}", flush=True)
@@ -326,7 +326,7 @@ def describe(matrix: Matrix, train_net: Path, known: Known | None = None) -> lis
     Raises:
         UserError: the output folder holds other runs than the matrix says.
     """
-    lines = [f"data: {command}" for command in matrix.data]
+    lines = [f"data: {command}" for command in matrix.data_commands]
     results, missing = take_stock(matrix, known)
     for run in matrix.runs:
         metric = matrix.metrics[0]

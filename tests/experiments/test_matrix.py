@@ -166,3 +166,21 @@ def test_shipped_matrices(path, monkeypatch):
     others = [run for run in matrix.runs if not run.row.startswith("oracle")]
     for key, runs in (("DATASETS.TRAIN", others), ("DATASETS.TEST", matrix.runs)):
         assert len({str(run.settings["config"][key]) for run in runs}) == 1, key
+
+
+def test_the_seed_in_a_matrix(write_matrix, config_file):
+    rows = {"plain": {"config": str(config_file), "overrides": {"DATASETS.TEST": ["mine_{seed}"]}}}
+    matrix = load_matrix(
+        write_matrix(
+            rows=rows,
+            data=["make all", "make fold {seed}"],
+            train_net_args=["--register-coco", "mine_{seed}", "{seed}.json", "pictures"],
+        )
+    )
+    assert matrix.data_commands == ["make all", "make fold 1", "make fold 2"]
+    for run in matrix.runs:
+        arguments = run.arguments()
+        start = arguments.index("--register-coco")
+        assert arguments[start + 1 : start + 3] == [f"mine_{run.seed}", f"{run.seed}.json"]
+        assert f"['mine_{run.seed}']" in arguments
+        run.check_config()
