@@ -22,9 +22,15 @@ with user_errors_exit():
     require_scikit_learn()
 
 from swn_d2.analysis.predictions import load_run_config
-from swn_d2.audit.audit import KINDS, audit_run, training_annotations
+from swn_d2.audit.audit import (
+    KINDS,
+    audit_before_training,
+    audit_run,
+    training_annotations,
+)
 from swn_d2.audit.files import AUDITED, corrected_json, to_csv, to_json, weighted_json
 from swn_d2.audit.page import write_page
+from swn_d2.config import load_config
 from swn_d2.data import add_register_coco_argument, register_from_args
 from swn_d2.files import check_outputs, read_json, write_text
 
@@ -49,6 +55,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--overwrite", action="store_true", help="replace the files of an earlier audit"
     )
     parser.add_argument("--weights", metavar="FILE", help="another checkpoint")
+    parser.add_argument(
+        "--before-training",
+        action="store_true",
+        help="judge the classes, and find duplicates, before anything is trained, by the "
+        "pretrained backbone that a config starts from. Needs --output",
+    )
     parser.add_argument(
         "--dataset", metavar="NAME", help="which one, if the run was trained on several"
     )
@@ -86,6 +98,11 @@ def check_args(args: argparse.Namespace) -> None:
     """Raise a :class:`UserError` for options that do not fit together."""
     if args.drop_share is not None and not 0 <= args.drop_share <= 1:
         raise UserError(f"--drop-share is {args.drop_share}, but it must be from 0 to 1.")
+    if args.before_training and (os.path.isdir(args.run) or args.output is None):
+        raise UserError(
+            "--before-training takes the config of the training to be, and the folder to write to "
+            "as --output FOLDER; without it, give the folder of a training."
+        )
     asked = args.drop_share is not None or args.drop_expected or args.relabel
     if asked and args.write is None:
         raise UserError(
@@ -121,6 +138,20 @@ def check_written_here(file: Path) -> None:
         )
 
 
+def start_weights(run: str) -> str:
+    """The file of pretrained weights that a training started from; empty if it is not there."""
+    if not os.path.isdir(run):
+        return ""
+    weights = load_config(os.path.join(run, "config.yaml")).MODEL.WEIGHTS
+    if not weights or os.path.isfile(weights):
+        return weights
+    print(
+        f"{weights}, from which the training started, is not there: the trained backbone looks at "
+        "the objects instead of one that has not seen the annotations."
+    )
+    return ""
+
+
 def show_progress(done: int) -> None:
     """A line that is written over, where a person looks at it."""
     if sys.stderr.isatty():
@@ -134,7 +165,10 @@ def main() -> None:
         check_args(args)
         register_from_args(args)
         weights = ["MODEL.WEIGHTS", args.weights] if args.weights else []
-        cfg = load_run_config(args.run, weights)
+        if args.before_training:
+            cfg = load_config(args.run, weights)
+        else:
+            cfg = load_run_config(args.run, weights)
         folder = args.output or Path(cfg.OUTPUT_DIR)
         files = [folder / name for name in _NAMES]
         if args.write is not None:
@@ -145,7 +179,11 @@ def main() -> None:
         if args.write is not None:
             check_written_here(args.write)
 
-        audit = audit_run(cfg, annotations, tick=show_progress)
+        if args.before_training:
+            audit = audit_before_training(cfg, annotations, tick=show_progress)
+        else:
+            start = start_weights(args.run)
+            audit = audit_run(cfg, annotations, start, tick=show_progress)
         name = Path(args.run).resolve().name
         write_text(files[0], to_json(audit, run=name))
         write_text(files[1], to_csv(audit))

@@ -9,8 +9,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..data.checks.coco import read_coco
 from ..errors import UserError
+from ..evaluation.pictures import read_pixels
 
-__all__ = ["Annotations"]
+__all__ = ["Annotations", "split", "to_xyxy"]
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,10 @@ class Annotations:
         """(N, 4) float32, XYXY in pixels."""
         return to_xyxy([a["bbox"] for a in self.objects])
 
+    def by_picture(self) -> list[np.ndarray]:
+        """For each picture the indices of its annotations, in order."""
+        return split(self.image, len(self.images))
+
     def crowd_boxes(self) -> dict[int, np.ndarray]:
         """Index of a picture -> (n, 4) its crowd regions, XYXY in pixels; only where there are."""
         index = {image["id"]: i for i, image in enumerate(self.images)}
@@ -106,6 +111,36 @@ class Annotations:
     def picture_file(self, index: int) -> Path:
         """The file of the picture with this index."""
         return self.image_root / self.images[index]["file_name"]
+
+    def read_picture(self, index: int, format: str) -> np.ndarray:
+        """(H, W, 3) the pixels of a picture.
+
+        Args:
+            format: "RGB" or "BGR".
+
+        Raises:
+            UserError: it can't be read, or has another size than the annotations say, with which
+                Detectron2 would not have trained on it: it has changed since.
+        """
+        file, image = self.picture_file(index), self.images[index]
+        pixels = read_pixels(file, format)
+        height, width = pixels.shape[:2]
+        if (width, height) != (image["width"], image["height"]):
+            raise UserError(
+                f"{file} is {width}x{height} pixels, but {self.file} says "
+                f"{image['width']}x{image['height']}: put the picture there that was trained on."
+            )
+        return pixels
+
+
+def split(image: np.ndarray, num_images: int) -> list[np.ndarray]:
+    """For each image the indices of what is in it, in order.
+
+    Args:
+        image: the index of the image that each thing is in.
+    """
+    order = np.argsort(image, kind="stable")
+    return np.split(order, np.searchsorted(image[order], np.arange(1, num_images)))
 
 
 def to_xyxy(boxes: list[list[float]]) -> np.ndarray:

@@ -1,19 +1,50 @@
-"""What an object looks like, to the backbone of the detector and at a size of its own."""
+"""What an object looks like, to the backbone of a detector and at a size of its own."""
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
 from torch import nn
 from torchvision.ops import roi_align
 
-__all__ = ["look_at"]
+from ..engine import SafeCheckpointer, check_values, choose_device
+from ..errors import UserError
+from .annotations import Annotations
+
+__all__ = ["build_viewer", "gather_appearance"]
 
 _SIDE = 128  # pixels of a view
 _MARGINS = (0.1, 0.3)  # around the box, of the view as it is and of the mirrored one
 _AT_ONCE = 64  # views, for the memory's sake
 
 
+def build_viewer(cfg: CfgNode) -> nn.Module:
+    """The detector as a training starts with it, which has not seen an annotation yet.
+
+    Args:
+        cfg: with the weights to start from in ``MODEL.WEIGHTS``.
+
+    Raises:
+        UserError: they can't be read, or hold no weights of the backbone.
+    """
+    cfg = cfg.clone()
+    choose_device(cfg)
+    check_values(cfg)
+    model = build_model(cfg).eval()
+    SafeCheckpointer(model).resume_or_load(cfg.MODEL.WEIGHTS, resume=False)
+    return model
+
+
 @torch.no_grad()
-def look_at(model: nn.Module, pixels: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+def gather_appearance(
+    model: nn.Module,
+    annotations: Annotations,
+    input_format: str,
+    *,
+    tick: Callable[[int], None] = lambda done: None,
+) -> np.ndarray:
     """Two views of each object: the mean of the backbone's last map over a square around it.
 
     A detector sees small objects in few pixels, and only its head, which has learned from the
@@ -21,27 +52,54 @@ def look_at(model: nn.Module, pixels: np.ndarray, boxes: np.ndarray) -> np.ndarr
 
     Args:
         model: one of Detectron2's detectors.
-        pixels: (H, W, 3) of a picture, as the detector takes them, at its own size.
-        boxes: (n, 4) XYXY in pixels.
+        annotations: N of them.
+        input_format: of the model's pictures, ``INPUT.FORMAT``.
+        tick: is called after each picture with how many are done.
 
     Returns:
-        (n, V, C) float32, for V = 2 views.
+        (N, V, C) float32, for V = 2 views.
+
+    Raises:
+        UserError: a picture can't be read or has another size than the annotations say, or the
+            features are not finite.
+    """
+    result: np.ndarray | None = None
+    for i, rows in enumerate(annotations.by_picture()):
+        if len(rows):
+            seen = _look(model, annotations.read_picture(i, input_format), annotations.boxes[rows])
+            if result is None:
+                result = np.zeros((len(annotations.ids), *seen.shape[1:]), np.float32)
+            result[rows] = seen
+        tick(i + 1)
+    if result is None:
+        return np.zeros((0, len(_MARGINS), 0), np.float32)
+    if not np.isfinite(result).all():
+        raise UserError("the backbone's features are not finite (NaN): give other weights.")
+    return result
+
+
+def _look(model: nn.Module, pixels: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """(n, V, C) float32: the views of a picture's objects.
+
+    Args:
+        pixels: (H, W, 3), as the model takes them.
+        boxes: (n, 4) XYXY in pixels.
     """
     # Without its pyramid, if it has one: those maps are made for the head.
     backbone = getattr(model.backbone, "bottom_up", model.backbone)
     tensor = torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32))
     picture = model.preprocess_image([{"image": tensor}]).tensor
-    boxes = torch.from_numpy(boxes).to(picture)
-    centres, longer = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]).amax(dim=1)
+    corners = torch.from_numpy(boxes).to(picture)
+    centres = (corners[:, :2] + corners[:, 2:]) / 2
+    longer = (corners[:, 2:] - corners[:, :2]).amax(dim=1, keepdim=True)
     views = []
     for i, margin in enumerate(_MARGINS):
-        half = (longer * (0.5 + margin))[:, None]
+        half = longer * (0.5 + margin)
         squares = torch.cat([centres - half, centres + half], dim=1)
         means = []
         for part in squares.split(_AT_ONCE):
             crops = roi_align(picture, [part], _SIDE, aligned=True)
             features = backbone(crops.flip(3) if i else crops)
-            last = list(features.values())[-1]
-            means.append(last.mean(dim=(2, 3)))
+            means.append(list(features.values())[-1].mean(dim=(2, 3)))
         views.append(torch.cat(means))
     return torch.stack(views, dim=1).cpu().numpy()

@@ -8,6 +8,7 @@ from detectron2.config import CfgNode
 
 from ..errors import UserError
 from .annotations import Annotations
+from .appearance import build_viewer, gather_appearance
 from .evidence import Evidence, build_judge, gather_evidence
 from .misplaced_boxes import MisplacedBoxes, find_misplaced_boxes
 from .objects import MissingObjects, find_duplicates, find_missing_objects
@@ -22,6 +23,7 @@ __all__ = [
     "WRONG_CLASS",
     "Audit",
     "audit_annotations",
+    "audit_before_training",
     "audit_run",
     "training_annotations",
 ]
@@ -41,6 +43,8 @@ class Audit:
         classes, boxes, missing: what is known of each kind.
         duplicates: (N,) see :func:`find_duplicates`.
         earlier: (N,) index of the annotation that each duplicate repeats, -1 for others.
+        before_training: no detector has been asked, so nothing is known of boxes and missing
+            objects.
     """
 
     annotations: Annotations
@@ -49,6 +53,7 @@ class Audit:
     missing: MissingObjects
     duplicates: np.ndarray
     earlier: np.ndarray
+    before_training: bool = False
 
     @property
     def suspicions(self) -> np.ndarray:
@@ -62,15 +67,16 @@ class Audit:
 
     @property
     def expected(self) -> dict[str, Estimate]:
-        """Kind -> the number to expect. Of badly placed boxes it is a bound; of missing objects,
-        nothing but the sum of the suspicions is known."""
+        """Kind that was looked for -> the number to expect. Of badly placed boxes it is a bound; of
+        missing objects, nothing but the sum of the suspicions is known."""
         number, missing = len(self.annotations.ids), float(self.missing.suspicion.sum())
-        return {
-            WRONG_CLASS: self.classes.share.times(number),
-            MISPLACED_BOX: self.boxes.share.times(number),
-            DUPLICATE: Estimate(*3 * (float((self.duplicates > 0).sum()),)),
-            MISSING_OBJECT: Estimate(missing, missing, missing),
-        }
+        expected = {WRONG_CLASS: self.classes.share.times(number)}
+        if not self.before_training:
+            expected[MISPLACED_BOX] = self.boxes.share.times(number)
+        expected[DUPLICATE] = Estimate(*3 * (float((self.duplicates > 0).sum()),))
+        if not self.before_training:
+            expected[MISSING_OBJECT] = Estimate(missing, missing, missing)
+        return expected
 
 
 def training_annotations(cfg: CfgNode, dataset: str | None = None) -> Annotations:
@@ -106,32 +112,79 @@ def training_annotations(cfg: CfgNode, dataset: str | None = None) -> Annotation
 
 
 def audit_run(
-    cfg: CfgNode, annotations: Annotations, *, tick: Callable[[int], None] = lambda done: None
+    cfg: CfgNode,
+    annotations: Annotations,
+    start_weights: str = "",
+    *,
+    tick: Callable[[int], None] = lambda done: None,
 ) -> Audit:
     """Audit the annotations that a detector was trained on.
 
     Args:
         cfg: the run's, with the checkpoint in ``MODEL.WEIGHTS``.
         annotations: see :func:`training_annotations`.
+        start_weights: what the training started from: a backbone that has not seen the annotations
+            judges them better. If there is none, the trained one looks at the objects.
         tick: is called after each picture with how many are done.
 
     Raises:
-        UserError: the checkpoint or a picture can't be read, or the detector has not learned
-            enough to judge.
+        UserError: the weights or a picture can't be read, or the detector has not learned enough
+            to judge.
     """
-    return audit_annotations(gather_evidence(build_judge(cfg), annotations, tick=tick), annotations)
+    judge = build_judge(cfg)
+    viewer = judge.model
+    if start_weights:
+        cfg = cfg.clone()
+        cfg.MODEL.WEIGHTS = start_weights
+        viewer = build_viewer(cfg)
+    evidence = gather_evidence(judge, annotations, tick=tick)
+    appearance = gather_appearance(viewer, annotations, cfg.INPUT.FORMAT)
+    return audit_annotations(evidence, appearance, annotations)
 
 
-def audit_annotations(evidence: Evidence, annotations: Annotations) -> Audit:
-    """Judge all annotations by the evidence about them."""
+def audit_before_training(
+    cfg: CfgNode, annotations: Annotations, *, tick: Callable[[int], None] = lambda done: None
+) -> Audit:
+    """Audit the classes of annotations, and find duplicates, by nothing but a pretrained backbone.
+
+    Args:
+        cfg: of the training to be, with the weights that it starts from in ``MODEL.WEIGHTS``.
+        annotations: see :func:`training_annotations`.
+        tick: is called after each picture with how many are done.
+
+    Raises:
+        UserError: there are no such weights, they or a picture can't be read, or the backbone
+            tells the classes too badly apart.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        raise UserError(
+            "MODEL.WEIGHTS is empty: before a training, a pretrained backbone judges the "
+            "annotations; give its weights with --weights FILE."
+        )
+    appearance = gather_appearance(build_viewer(cfg), annotations, cfg.INPUT.FORMAT, tick=tick)
+    return audit_annotations(None, appearance, annotations)
+
+
+def audit_annotations(
+    evidence: Evidence | None, appearance: np.ndarray, annotations: Annotations
+) -> Audit:
+    """Judge all annotations by what is known of them.
+
+    Args:
+        evidence: what a trained detector makes of them, if there is one.
+        appearance: see :func:`.appearance.gather_appearance`.
+    """
+    shape = len(annotations.ids), len(annotations.category_ids)
+    log_probs = np.full(shape, -np.log(shape[1])) if evidence is None else evidence.log_probs
     duplicates, earlier = find_duplicates(annotations)
     return Audit(
         annotations,
-        find_wrong_classes(
-            evidence.log_probs, evidence.appearance, annotations.classes, annotations.image
-        ),
-        find_misplaced_boxes(evidence, annotations.image),
-        find_missing_objects(evidence, annotations),
+        find_wrong_classes(log_probs, appearance, annotations.classes, annotations.image),
+        find_misplaced_boxes(evidence, annotations.image)
+        if evidence
+        else MisplacedBoxes.unknown(annotations.boxes),
+        find_missing_objects(evidence, annotations) if evidence else MissingObjects.unknown(),
         duplicates,
         earlier,
+        before_training=evidence is None,
     )

@@ -12,9 +12,7 @@ from torch import Tensor
 
 from ..analysis.predictions import build_predictor
 from ..errors import UserError
-from ..evaluation.pictures import read_pixels
 from .annotations import Annotations
-from .appearance import look_at
 
 __all__ = ["NUM_DECOYS", "Evidence", "build_judge", "gather_evidence"]
 
@@ -34,7 +32,6 @@ class Evidence:
     Attributes:
         log_probs: (N, K) logarithms of the probabilities of the classes, given that there is an
             object: the mean over the annotated box and its decoys.
-        appearance: (N, V, C) float32, see :func:`.appearance.look_at`.
         placed: (N, 1 + D, 4) float32, the annotated box and its decoys, XYXY in pixels.
         refined: (N, 1 + D, 2, 4) where the detector has the object, started from each of them;
             and where it has it, started from there.
@@ -44,7 +41,6 @@ class Evidence:
     """
 
     log_probs: np.ndarray
-    appearance: np.ndarray
     placed: np.ndarray
     refined: np.ndarray
     detections: np.ndarray
@@ -98,39 +94,32 @@ def gather_evidence(
         UserError: a picture can't be read or has another size than the annotations say, or the
             detector predicts NaN.
     """
-    # The random numbers of a picture are its own: what is done with others changes nothing.
-    order = np.argsort(annotations.image, kind="stable")
-    starts = np.searchsorted(annotations.image[order], np.arange(len(annotations.images) + 1))
     num_objects, num_classes = len(annotations.ids), len(annotations.category_ids)
     log_probs = np.zeros((num_objects, num_classes), dtype=np.float32)
     placed = np.zeros((num_objects, 1 + NUM_DECOYS, 4), dtype=np.float32)
     refined = np.zeros((num_objects, 1 + NUM_DECOYS, 2, 4), dtype=np.float32)
-    looks: list[np.ndarray] = []
     found: list[tuple[np.ndarray, ...]] = []
-    for i in range(len(annotations.images)):
-        pixels = read_pixels(annotations.picture_file(i), "BGR")  # what a DefaultPredictor takes
-        _check_size(pixels, annotations, i)
-        rows = order[starts[i] : starts[i + 1]]
+    for i, rows in enumerate(annotations.by_picture()):
+        pixels = annotations.read_picture(i, "BGR")  # what a DefaultPredictor takes
         if len(rows):
+            # The random numbers of a picture are its own: what is done with others changes nothing.
             placed[rows] = with_decoys(annotations.boxes[rows], np.random.default_rng(i))
             shown = pixels[:, :, ::-1] if judge.input_format == "RGB" else pixels
             log_probs[rows], refined[rows] = _rate(
                 judge, shown, placed[rows], annotations.classes[rows]
             )
-            looks.append(look_at(judge.model, shown, annotations.boxes[rows]))
         instances = judge(pixels)["instances"].to("cpu")
         columns = instances.pred_boxes.tensor, instances.pred_classes, instances.scores
         boxes, classes, scores = (column.numpy() for column in columns)
         found.append((boxes, np.full(len(boxes), i), classes, scores))
         tick(i + 1)
-    appearance = np.concatenate(looks)[np.argsort(order)]
     if not (np.isfinite(log_probs).all() and np.isfinite(refined).all()):
         raise UserError(
             "the detector predicts values that are not finite (NaN): its training has diverged. "
             "Give an earlier checkpoint with --weights."
         )
     boxes, images, classes, scores = (np.concatenate(c) for c in zip(*found, strict=True))
-    return Evidence(log_probs, appearance, placed, refined, boxes, images, classes, scores)
+    return Evidence(log_probs, placed, refined, boxes, images, classes, scores)
 
 
 def with_decoys(boxes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -138,17 +127,6 @@ def with_decoys(boxes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     sizes = np.tile(boxes[:, 2:] - boxes[:, :2], 2)[:, None]
     moves = rng.uniform(-_DECOY_MOVES, _DECOY_MOVES, size=(len(boxes), NUM_DECOYS, 4))
     return np.concatenate([boxes[:, None], boxes[:, None] + moves * sizes], axis=1)
-
-
-def _check_size(pixels: np.ndarray, annotations: Annotations, index: int) -> None:
-    """Detectron2 would not have trained on a picture of another size: it has changed since."""
-    image, (height, width) = annotations.images[index], pixels.shape[:2]
-    if (width, height) != (image["width"], image["height"]):
-        raise UserError(
-            f"{annotations.picture_file(index)} is {width}x{height} pixels, but "
-            f"{annotations.file} says {image['width']}x{image['height']}: put the picture there "
-            "that was trained on."
-        )
 
 
 @torch.no_grad()

@@ -32,6 +32,11 @@ class MisplacedBoxes:
     suggestion: np.ndarray
     share: Estimate
 
+    @classmethod
+    def unknown(cls, boxes: np.ndarray) -> "MisplacedBoxes":
+        """Nothing can be said; ``boxes``, (N, 4), are the suggestions."""
+        return cls(np.zeros(len(boxes)), boxes, Estimate(0.0, 0.0, 1.0))
+
 
 def find_misplaced_boxes(evidence: Evidence, pictures: np.ndarray) -> MisplacedBoxes:
     """Tell annotated boxes from decoys, whose sides were moved, by how far the detector moves them.
@@ -54,9 +59,8 @@ def find_misplaced_boxes(evidence: Evidence, pictures: np.ndarray) -> MisplacedB
 
     num_objects, num_boxes = evidence.placed.shape[:2]
     suggestion = evidence.refined[:, 0, 0]
-    nothing = MisplacedBoxes(np.zeros(num_objects), suggestion, Estimate(0.0, 0.0, 1.0))
     if len(np.unique(pictures)) < _FOLDS:
-        return nothing
+        return MisplacedBoxes.unknown(suggestion)
     features = _features(evidence.placed, evidence.refined)
     log_ratio = np.zeros((num_objects, num_boxes))
     is_decoy = np.tile(np.arange(num_boxes) > 0, num_objects)
@@ -68,7 +72,7 @@ def find_misplaced_boxes(evidence: Evidence, pictures: np.ndarray) -> MisplacedB
         decisions = model.decision_function(scaled[judged].reshape(-1, scaled.shape[-1]))
         log_ratio[judged] = decisions.reshape(-1, num_boxes)
     if roc_auc_score(is_decoy, log_ratio.ravel()) < _SMALLEST_AREA:
-        return nothing
+        return MisplacedBoxes.unknown(suggestion)
     # The decoys of a badly placed box are moved twice, and look worse than any annotated box.
     looks_good = log_ratio[:, 0] <= np.median(log_ratio[:, 0])
     share = _smallest_ratio(log_ratio[:, 0], log_ratio[looks_good, 1:].ravel())

@@ -9,7 +9,7 @@ from torchvision.ops import nms
 
 from ..analysis.missed import match_detections
 from ..evaluation.pictures import Objects
-from .annotations import Annotations
+from .annotations import Annotations, split
 from .evidence import Evidence
 
 __all__ = ["MissingObjects", "find_duplicates", "find_missing_objects"]
@@ -38,6 +38,12 @@ class MissingObjects:
     boxes: np.ndarray
     classes: np.ndarray
     suspicion: np.ndarray
+
+    @classmethod
+    def unknown(cls) -> "MissingObjects":
+        """No place was looked at."""
+        none = np.zeros(0, np.int64)
+        return cls(none, np.zeros((0, 4), np.float32), none, np.zeros(0))
 
 
 def find_missing_objects(evidence: Evidence, annotations: Annotations) -> MissingObjects:
@@ -77,7 +83,7 @@ def find_duplicates(annotations: Annotations) -> tuple[np.ndarray, np.ndarray]:
     """
     suspicion = np.zeros(len(annotations.ids))
     earlier = np.full(len(annotations.ids), -1)
-    for rows in _by_picture(annotations):
+    for rows in annotations.by_picture():
         if len(rows) < 2:
             continue
         boxes, classes = annotations.boxes[rows], annotations.classes[rows]
@@ -91,27 +97,12 @@ def find_duplicates(annotations: Annotations) -> tuple[np.ndarray, np.ndarray]:
     return suspicion, earlier
 
 
-def _by_picture(annotations: Annotations) -> list[np.ndarray]:
-    """For each picture the indices of its annotations, in order."""
-    return _split(annotations.image, len(annotations.images))
-
-
-def _split(image: np.ndarray, num_images: int) -> list[np.ndarray]:
-    """For each image the indices of what is in it, in order.
-
-    Args:
-        image: the index of the image that each thing is in.
-    """
-    order = np.argsort(image, kind="stable")
-    return np.split(order, np.searchsorted(image[order], np.arange(1, num_images)))
-
-
 def _sort_detections(evidence: Evidence, annotations: Annotations) -> tuple[np.ndarray, ...]:
     """The indices of detections where nothing is annotated, and of those of annotated objects."""
     crowds = annotations.crowd_boxes()
     free, right = [], []
-    of_pictures = _split(evidence.detection_image, len(annotations.images))
-    for i, (own, found) in enumerate(zip(_by_picture(annotations), of_pictures, strict=True)):
+    of_pictures = split(evidence.detection_image, len(annotations.images))
+    for i, (own, found) in enumerate(zip(annotations.by_picture(), of_pictures, strict=True)):
         truth = Objects(annotations.boxes[own], annotations.classes[own], np.ones(len(own)))
         detections = Objects(
             evidence.detections[found],

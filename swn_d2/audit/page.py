@@ -32,8 +32,8 @@ _TITLES = {
     MISSING_OBJECT: "Missing objects",
 }
 _EXPLANATIONS = {
-    WRONG_CLASS: "Annotations whose class the detector finds unlikely, though it was trained on "
-    "them. The percentage is the probability that the class is wrong.",
+    WRONG_CLASS: "Annotations whose class does not go with what the object looks like, by what is "
+    "usual in the other pictures. The percentage is the probability that the class is wrong.",
     MISPLACED_BOX: "Annotations whose box the detector moves as it moves boxes that were jittered "
     "on purpose. How many there are can hardly be told; the number to expect is a bound.",
     DUPLICATE: "Annotations of the same class whose boxes nearly coincide with that of an earlier "
@@ -54,11 +54,11 @@ def write_page(audit: Audit, file: Path, *, name: str) -> None:
     """
     page = Page()
     page.section("numbers", "How many to expect", _numbers(audit), *_how_far(audit))
-    for kind, cards in (
-        *((kind, _annotation_cards(audit, kind)) for kind in KINDS),
-        (MISSING_OBJECT, _missing_cards(audit)),
-    ):
-        cards = list(cards)
+    for kind in audit.expected:
+        of_kind = (
+            _missing_cards(audit) if kind == MISSING_OBJECT else _annotation_cards(audit, kind)
+        )
+        cards = list(of_kind)
         shown = f'<ul class="cards">{"".join(cards)}</ul>' if cards else missing("None was found.")
         how = f'<p class="how">{text(_EXPLANATIONS[kind])}</p>'
         page.section(kind.replace(" ", "-"), _TITLES[kind], how, shown)
@@ -80,6 +80,7 @@ def _summary(audit: Audit) -> str:
     return (
         f"{number:,} annotations in {len(audit.annotations.images):,} pictures. About "
         f"{expected.value:,.0f} of them, {expected.value / max(number, 1):.1%}, have a wrong class."
+        + (" Boxes and missing objects take a trained detector." if audit.before_training else "")
     )
 
 

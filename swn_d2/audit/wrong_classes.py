@@ -81,7 +81,8 @@ def find_wrong_classes(
     if share.value > min(_LARGEST_SHARE, 0.9 * (1 - 1 / num_classes)):
         raise UserError(
             f"the detector disagrees with {share.value:.0%} of the classes that it is surest of: "
-            "it has not learned enough to judge annotations. Train it longer."
+            "it has not learned enough to judge annotations. Train it longer, or start from a "
+            "better backbone."
         )
     # P(annotated k) = (1 - s) P(is k) + s (1 - P(is k)) / (K - 1), solved for P(is k).
     evenly = share.value / (num_classes - 1)
