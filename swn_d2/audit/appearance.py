@@ -1,5 +1,6 @@
 """What an object looks like, to the backbone of a detector and at a size of its own."""
 
+import logging
 from collections.abc import Callable
 
 import numpy as np
@@ -33,7 +34,10 @@ def build_viewer(cfg: CfgNode) -> nn.Module:
     choose_device(cfg)
     check_values(cfg)
     model = build_model(cfg).eval()
-    SafeCheckpointer(model).resume_or_load(cfg.MODEL.WEIGHTS, resume=False)
+    checkpointer = SafeCheckpointer(model)
+    # That there are no weights of a head is as it should be, and need not be said.
+    checkpointer.logger = logging.Logger("start", level=logging.ERROR)
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=False)
     return model
 
 

@@ -174,17 +174,26 @@ def audit_annotations(
         evidence: what a trained detector makes of them, if there is one.
         appearance: see :func:`.appearance.gather_appearance`.
     """
-    shape = len(annotations.ids), len(annotations.category_ids)
-    log_probs = np.full(shape, -np.log(shape[1])) if evidence is None else evidence.log_probs
     duplicates, earlier = find_duplicates(annotations)
+    of_classes = appearance, annotations.classes, annotations.image
+    if evidence is None:
+        shape = len(annotations.ids), len(annotations.category_ids)
+        unknown = np.full(shape, -np.log(shape[1]))
+        return Audit(
+            annotations,
+            # It errs more often than a detector that was trained for these classes.
+            find_wrong_classes(unknown, *of_classes, clear=0.1),
+            MisplacedBoxes.unknown(annotations.boxes),
+            MissingObjects.unknown(),
+            duplicates,
+            earlier,
+            before_training=True,
+        )
     return Audit(
         annotations,
-        find_wrong_classes(log_probs, appearance, annotations.classes, annotations.image),
-        find_misplaced_boxes(evidence, annotations.image)
-        if evidence
-        else MisplacedBoxes.unknown(annotations.boxes),
-        find_missing_objects(evidence, annotations) if evidence else MissingObjects.unknown(),
+        find_wrong_classes(evidence.log_probs, *of_classes),
+        find_misplaced_boxes(evidence, annotations.image),
+        find_missing_objects(evidence, annotations),
         duplicates,
         earlier,
-        before_training=evidence is None,
     )

@@ -12,7 +12,6 @@ __all__ = ["WrongClasses", "find_wrong_classes"]
 _FOLDS = 5
 _INVERSE_PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3)  # scikit-learn's C
 _COMPONENTS = 60  # principal ones, of a view
-_CLEAR = 1 / 3  # of the objects, those that the detector is surest of
 _LARGEST_SHARE = 0.6  # beyond it the detector is more likely to be wrong than the annotations
 _FEWEST = 50  # annotations
 
@@ -33,7 +32,12 @@ class WrongClasses:
 
 
 def find_wrong_classes(
-    log_probs: np.ndarray, appearance: np.ndarray, classes: np.ndarray, pictures: np.ndarray
+    log_probs: np.ndarray,
+    appearance: np.ndarray,
+    classes: np.ndarray,
+    pictures: np.ndarray,
+    *,
+    clear: float = 1 / 3,
 ) -> WrongClasses:
     """Weigh what an object looks like against how often annotations are wrong.
 
@@ -42,7 +46,7 @@ def find_wrong_classes(
        Guo et al. 2017, Sec. 4.2; here on the principal components of the views as well). Each
        picture's is fitted to the annotations of other pictures, with the penalty that predicts
        them best.
-    2. The share of wrong classes: of the third of the objects whose likeliest class leaves the
+    2. The share of wrong classes: of the part of the objects whose likeliest class leaves the
        second one farthest behind, those with another class annotated. There it errs hardly ever.
     3. With wrong classes spread evenly, Bayes' rule gives what the class is, and so the
        probability that it is not the annotated one.
@@ -52,10 +56,11 @@ def find_wrong_classes(
        the logits are shifted until the mean of all is the share.
 
     Args:
-        log_probs: (N, K) logarithms of the detector's probabilities.
+        log_probs: (N, K) logarithms of the detector's probabilities; all alike if there is none.
         appearance: (N, V, C) V views of each object, in a backbone's features; V may be 0.
         classes: (N,) as they are annotated.
         pictures: (N,) the picture of each.
+        clear: the part of the objects in step 2.
 
     Raises:
         UserError: there are too few annotations, or the detector disagrees with most of them.
@@ -74,7 +79,7 @@ def find_wrong_classes(
     regression = _Regression(log_probs, appearance, classes, pictures)
     noisy = regression.predict(np.ones(num_objects))
     second, first = np.sort(noisy, axis=1)[:, -2:].T
-    is_clear = first / second >= np.quantile(first / second, 1 - _CLEAR)
+    is_clear = first / second >= np.quantile(first / second, 1 - clear)
     disagrees = noisy.argmax(axis=1) != classes
     share = share_of(int(disagrees[is_clear].sum()), int(is_clear.sum()))
     # With K classes, (K - 1) / K of those of a guesser are wrong.

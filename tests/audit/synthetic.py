@@ -95,7 +95,6 @@ def _evidence(**known):
     number = len(known["placed"])
     nothing = {
         "log_probs": np.log(np.full((number, 2), 0.5, np.float32)),
-        "appearance": np.zeros((number, 0, 8), np.float32),
         "refined": np.repeat(known["placed"][:, :, None], 2, axis=2),
         "detections": np.zeros((0, 4), np.float32),
         "detection_image": np.zeros(0, np.int64),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
@@ -234,6 +235,104 @@ def test_boxes_and_detections_are_of_the_same_pixels(pixel_format, data, tmp_pat
 
 def test_a_detector_that_has_diverged(data, tmp_path, monkeypatch, nan_heads):
     fails(monkeypatch, make_run(tmp_path), data, match="not finite .* diverged")
+
+
+def config_of_a_training_to_be(folder, *opts):
+    """With a backbone to start from, whose weights are random."""
+    cfg = tiny_config("DATASETS.TRAIN", ("audited",), *opts)
+    model = tiny_model(cfg)
+    weights = {
+        key: 1.01 * value if value.is_floating_point() else value
+        for key, value in model.state_dict().items()
+        if key.startswith("backbone.bottom_up.")
+    }
+    torch.save({"model": weights}, folder / "backbone.pth")
+    cfg.MODEL.WEIGHTS = str(folder / "backbone.pth")
+    (folder / "config.yaml").write_text(cfg.dump())
+    return folder / "config.yaml"
+
+
+def test_before_training(tmp_path, monkeypatch, capsys):
+    """Squares in three colours, of which one in ten is annotated as another one."""
+    rng = np.random.default_rng(0)
+    colours = np.array([(200, 40, 40), (40, 200, 40), (40, 40, 200)])
+    images, annotations, wrong = [], [], []
+    for i in range(60):
+        pixels = rng.integers(90, 160, size=(HEIGHT, WIDTH, 3)).astype(np.uint8)
+        images.append({"id": i, "file_name": f"{i}.png", "width": WIDTH, "height": HEIGHT})
+        for left in (8, 56):
+            true = int(rng.integers(NUM_CLASSES))
+            pixels[16:48, left : left + 32] = colours[true] + rng.integers(-30, 30, (32, 32, 3))
+            wrong.append(rng.random() < 0.1)
+            annotated = (true + int(rng.integers(1, NUM_CLASSES))) % NUM_CLASSES
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": i,
+                    "category_id": 1 + (annotated if wrong[-1] else true),
+                    "bbox": [left, 16, 32, 32],
+                    "area": 1024,
+                    "iscrowd": 0,
+                }
+            )
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    categories = [{"id": k + 1, "name": f"kind {k}"} for k in range(NUM_CLASSES)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    config = config_of_a_training_to_be(tmp_path)
+    output = tmp_path / "audit"
+    options = ["--before-training", "--output", output, "--write", output / "new.json", "--relabel"]
+    run_tool(monkeypatch, config, tmp_path, *options)
+    audit = json.loads((output / "audit.json").read_text())
+    suspicion = np.array([row["suspicion"] for row in audit["annotations"]])
+    assert (suspicion[wrong] > 0.5).all() and suspicion[np.invert(wrong)].mean() < 0.25
+    assert set(audit["expected"]) == {"wrong class", "duplicate"} and audit["missing"] == []
+    page = (output / "audit.html").read_text()
+    assert "take a trained detector" in page and "Badly placed boxes" not in page
+    relabelled = json.loads((output / "new.json").read_text())["annotations"]
+    changed = [
+        a["category_id"] != b["category_id"] for a, b in zip(annotations, relabelled, strict=True)
+    ]
+    assert np.mean(np.array(changed) == wrong) > 0.97
+    assert "wrong class" in capsys.readouterr().out
+
+
+def test_what_can_not_be_audited_before_training(data, tmp_path, monkeypatch):
+    config = config_of_a_training_to_be(tmp_path)
+    before = ["--before-training", "--output", tmp_path / "audit"]
+    fails(monkeypatch, config, data, "--before-training", match="--output FOLDER")
+    fails(monkeypatch, tmp_path, data, *before, match="takes the config of the training to be")
+    fails(monkeypatch, config, data, *before, "--weights", "none.pth", match=r"none\.pth")
+    torch.save({"model": {"head": torch.zeros(1)}}, tmp_path / "head.pth")
+    options = [*before, "--weights", tmp_path / "head.pth"]
+    fails(monkeypatch, config, data, *options, match="does not fit this model")
+    cfg = tiny_config("DATASETS.TRAIN", ("audited",))
+    (tmp_path / "empty.yaml").write_text(cfg.dump())
+    fails(monkeypatch, tmp_path / "empty.yaml", data, *before, match=r"MODEL\.WEIGHTS is empty")
+    assert not (tmp_path / "audit").exists()
+
+
+def test_the_weights_that_a_training_started_from(data, tmp_path, monkeypatch, knowing, capsys):
+    config_of_a_training_to_be(tmp_path)
+    weights = tmp_path / "backbone.pth"
+    run = make_run(tmp_path, "faster_rcnn", "MODEL.WEIGHTS", str(weights))
+    viewers = []
+    gather = audit_module.gather_appearance
+
+    def note(model, *args, **kwargs):
+        viewers.append(model.state_dict())
+        return gather(model, *args, **kwargs)
+
+    monkeypatch.setattr(audit_module, "gather_appearance", note)
+    run_tool(monkeypatch, run, data)
+    weights.rename(tmp_path / "elsewhere.pth")
+    run_tool(monkeypatch, run, data, "--overwrite")
+    assert "is not there: the trained backbone looks at the objects" in capsys.readouterr().out
+    start = torch.load(tmp_path / "elsewhere.pth")["model"]
+    trained = torch.load(run / "model_final.pth")["model"]
+    for viewer, of in zip(viewers, (start, trained), strict=True):
+        assert all(viewer[key].equal(of[key]) for key in start)
+    assert any(not start[key].equal(trained[key]) for key in start)
 
 
 def test_several_data_sets(data, tmp_path, monkeypatch):
