@@ -74,8 +74,8 @@ def main(args):
         results = trainer.train()
         if comm.is_main_process():
             report = os.path.relpath(Path(__file__).with_name("tools") / "report.py")
-            command = shlex.join(["python", report, cfg.OUTPUT_DIR])
-            _logger.info(f"Done: {cfg.OUTPUT_DIR}/model_final.pth. A report on it: {command}")
+            _logger.info(f"Done: {cfg.OUTPUT_DIR}/model_final.pth")
+            _logger.info(f"A report: {shlex.join(['python', report, cfg.OUTPUT_DIR])}")
         return results
 
 

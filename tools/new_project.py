@@ -27,7 +27,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Look at your data, and write a config to train a detector on them: schedule, "
         "picture sizes, anchors, classes, with the reasons in comments. Name two data sets: the "
-        "first is trained on, the second tested on. What is on the GPU if there is one is larger.",
+        "first is trained on, the second tested on. Where there is a GPU, the detector is larger.",
     )
     add_register_coco_argument(parser)
     parser.add_argument(

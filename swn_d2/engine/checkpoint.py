@@ -229,8 +229,7 @@ class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
             )
         # In place of Detectron2's table of their names, which is in log.txt.
         total = len(self.model.state_dict())
-        others = "; the others start anew" if unfilled else ""
-        _logger.info(f"{total - len(unfilled)} of {total} tensors are from {self._path}{others}")
+        _logger.info(f"Weights: {total - len(unfilled)} of {total} tensors from {self._path}")
         return incompatible
 
 

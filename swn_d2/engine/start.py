@@ -70,18 +70,21 @@ def _introduction(cfg, *, eval_only: bool) -> Iterator[str]:
     is_weighted = weighter != "Uniform" and not without_weights(cfg)
     if "RetinaNet" not in detector:
         detector += f" with {cfg.MODEL.ROI_HEADS.NAME}"
-    where = f"on {cfg.MODEL.DEVICE}"
-    if cfg.MODEL.DEVICE == "cpu":
-        where = "on the CPU" + ("" if torch.cuda.is_available() else " (there is no GPU)")
-    if comm.get_world_size() > 1:
-        where += f", in {comm.get_world_size()} processes"
-    verb = "Evaluating" if eval_only else "Training"
-    yield f"{verb} {detector}{f', weighted by {weighter},' if is_weighted else ''} {where}"
+    yield (
+        f"{'Evaluating' if eval_only else 'Training'} {detector}"
+        f"{f', weighted by {weighter}' if is_weighted else ''}"
+    )
     trained = "" if eval_only else f"{', '.join(cfg.DATASETS.TRAIN)}, "
     yield f"Data: {trained}tested on {', '.join(cfg.DATASETS.TEST) or 'nothing'}"
+    device = cfg.MODEL.DEVICE
+    if device == "cpu":
+        device = "the CPU" + ("" if torch.cuda.is_available() else " (there is no GPU)")
+    if comm.get_world_size() > 1:
+        device += f", {comm.get_world_size()} processes"
+    yield f"Device: {device}"
     yield f"Folder: {cfg.OUTPUT_DIR}, with every detail in log.txt"
     if not eval_only and is_weighted:
-        yield f"The losses are what {weighter} makes of them: compare runs by AP, not by total_loss"
+        yield f"Losses are as {weighter} weights them: compare runs by AP, not by losses"
 
 
 def resume_command(argv: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from .facts import Facts
 
 __all__ = ["Choices", "Machine", "CPU", "GPU", "choose"]
 
-# The smallest tenth of the objects begins below so many pixels: smaller ones are hardly found.
+# Pixels that nine of ten objects are to have: smaller ones are hardly found.
 _SMALL_OBJECT = 24
 _EPOCHS = 12
 # The new layers need some steps, however few pictures there are; with very few, more would only
@@ -53,7 +53,7 @@ class Choices:
         train_sides: of which each picture gets one at random in training.
         anchors: sides of squares, in pixels, one for each level of the pyramid.
         ratios: height through width of the anchors.
-        small_object: side of the smallest tenth's largest object, in pixels of the scaled picture.
+        small_object: which nine of ten objects reach, in pixels of the scaled picture.
         regions: sampled in a picture.
         iterations, warmup, steps, period: the schedule; a checkpoint each ``period``.
         evaluates: whether AP is measured at each checkpoint.

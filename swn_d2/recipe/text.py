@@ -60,9 +60,8 @@ MODEL:
     NAME: "Uniform"  # or "SWN"
 INPUT:
   FORMAT: "RGB"
-  # Pixels of the pictures' shorter side, which has {train.shorter_side:.0f} in the files. The
-  # smallest tenth of the objects is then up to {choices.small_object:.0f} pixels large. Time goes
-  # with the square of the sizes.
+  # Pixels of the pictures' shorter side, which has {train.shorter_side:.0f} in the files. Nine of
+  # ten objects are then {choices.small_object:.0f} pixels large or more. Time goes with its square.
   MIN_SIZE_TRAIN: {_list(choices.train_sides)}  # one at random: more variety
   MAX_SIZE_TRAIN: {2 * choices.train_sides[-1]}
   MIN_SIZE_TEST: {choices.side}

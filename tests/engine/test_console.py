@@ -93,7 +93,8 @@ def test_a_terminal_gets_what_a_person_wants_to_know(data, tmp_path):
     before = list(itertools.takewhile(lambda line: " iter " not in line, lines))
     assert len(before) < 15, text
     for words in (
-        "Training GeneralizedRCNN with SWNROIHeads, weighted by SWN, on",
+        "Training GeneralizedRCNN with SWNROIHeads, weighted by SWN",
+        "Losses are as SWN weights them",
         "Data: mine_train, tested on mine_val",
         f"Folder: {tmp_path / 'run'}",
         "4 iterations of 2 pictures: 2.0 epochs of 4 pictures",
@@ -109,7 +110,8 @@ def test_a_terminal_gets_what_a_person_wants_to_know(data, tmp_path):
     assert len(progress) <= 80 and "total" not in progress and "swn" not in progress
     assert re.search(r"  mine_val: bbox (AP [\d.]+, AP50 .*|nothing found)$", text, re.M)
     assert "copypaste" not in text and "Average Precision" not in text
-    assert re.search(r"Done: \S+model_final.pth. .*: python \S*tools/report.py \S+$", lines[-1])
+    assert lines[-2].endswith(f"  Done: {tmp_path / 'run'}/model_final.pth")
+    assert re.search(r"  A report: python \S*tools/report.py \S+/run$", lines[-1])
 
     for words in ("Running with full config", "Environment info", "(roi_heads): SWNROIHeads"):
         assert words in log
