@@ -14,6 +14,8 @@ from contextlib import nullcontext, redirect_stdout
 from detectron2.utils.events import CommonMetricPrinter, get_event_storage
 from termcolor import colored
 
+from ..modeling.logging import LOG_PERIOD
+
 __all__ = ["ProgressPrinter", "describe_results", "prints_logged", "tidy_console"]
 
 #: What is shown of the log beside ours: logger -> how its messages begin. All else that is no
@@ -143,10 +145,11 @@ class ProgressPrinter(CommonMetricPrinter):
     def write(self) -> None:
         super().write()  # which notes the time that is left, too
         storage = get_event_storage()
-        if storage.iter >= self._max_iter:
-            return
+        done = storage.iter + 1
+        if done > self._max_iter or (done % LOG_PERIOD and done < self._max_iter):
+            return  # nothing new, or after a line that says why the training stops here
         latest = {name: value for name, (value, _) in storage.latest().items()}
-        line = [f"iter {storage.iter + 1}/{self._max_iter}"]
+        line = [f"iter {done}/{self._max_iter}"]
         if "eta_seconds" in latest:
             line.append(f"eta {_clock(latest['eta_seconds'])}")
         losses = defaultdict(float)

@@ -128,7 +128,7 @@ def test_a_file_gets_plain_lines_and_those_that_scripts_look_for(data, tmp_path)
 
 
 def progress_line(caplog, losses, max_iter=90_000):
-    with EventStorage(max_iter - 10) as storage, caplog.at_level(logging.INFO, "swn_d2.progress"):
+    with EventStorage(max_iter - 21) as storage, caplog.at_level(logging.INFO, "swn_d2.progress"):
         storage.put_scalars(total_loss=9.0, loss_swn_box=-0.1, time=1.5, lr=0.00123, **losses)
         ProgressPrinter(max_iter).write()
     (record,) = (record for record in caplog.records if record.name == "swn_d2.progress")
@@ -141,9 +141,16 @@ def test_the_longest_line_of_progress_fits(caplog):
         caplog, {**losses, "loss_mask": 0.7, "loss_rpn_cls": 0.25, "loss_rpn_loc": 0.5}
     )
     assert line == (
-        "iter 89991/90000  eta 0:00:13  cls 1.500  box 1.500  mask 0.700  rpn 0.750  lr 0.0012"
+        "iter 89980/90000  eta 0:00:30  cls 1.500  box 1.500  mask 0.700  rpn 0.750  lr 0.0012"
     )
     assert len("00:00:00  " + line) <= 100
+
+
+def test_a_training_that_is_stopped_says_so_last(caplog):
+    with EventStorage(40) as storage, caplog.at_level(logging.INFO, "swn_d2.progress"):
+        storage.put_scalars(loss_cls=1.0, lr=0.1)
+        ProgressPrinter(100).write()
+    assert "swn_d2.progress" not in [record.name for record in caplog.records]
 
 
 def test_results_in_a_line():
