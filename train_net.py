@@ -12,8 +12,11 @@ from swn_d2.errors import (
 with user_errors_exit():
     require_detectron2()
 
+import logging
 import os
+import shlex
 import sys
+from pathlib import Path
 
 from detectron2.engine import default_argument_parser
 from detectron2.evaluation import verify_results
@@ -33,6 +36,8 @@ from swn_d2.engine import (
     start_run,
     write_config,
 )
+
+_logger = logging.getLogger("swn_d2.train_net")
 
 
 @phase("reading the config")
@@ -66,7 +71,12 @@ def main(args):
         with phase("loading the checkpoint"):
             trainer.resume_or_load(resume=args.resume)
         write_config(cfg, eval_only=False)
-        return trainer.train()
+        results = trainer.train()
+        if comm.is_main_process():
+            report = os.path.relpath(Path(__file__).with_name("tools") / "report.py")
+            _logger.info(f"Done: {cfg.OUTPUT_DIR}/model_final.pth")
+            _logger.info(f"A report: {shlex.join(['python', report, cfg.OUTPUT_DIR])}")
+        return results
 
 
 def argument_parser():

@@ -118,7 +118,7 @@ def test_evaluation_alone_gives_what_the_training_gave(detector, data, tmp_path)
 
 def test_two_processes_without_a_gpu(config_file, data, tmp_path):
     trained = succeed(config_file, data, "--num-gpus", "2", "--dist-url", "auto", run=run_anew)
-    assert "Rank of current process: 0. World size: 2" in trained.stdout
+    assert "Device: the CPU (there is no GPU), 2 processes" in trained.stdout
     assert (tmp_path / "run" / "model_final.pth").exists()
     assert (tmp_path / "run" / "log.txt.rank1").exists()
 

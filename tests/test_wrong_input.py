@@ -410,6 +410,9 @@ def nothing():
     pass
 
 
+DIGITS = f"--register-coco digits {ANNOTATIONS} digits/train"
+OTHERS = "--register-coco others digits/annotations/instances_val.json digits/val"
+THIRD = f"--register-coco third {ANNOTATIONS} digits/train"
 TOOLS = [
     (save("a.pth", {"model": {}}), "strip_checkpoint.py a.pth b.pth", "a.pth & has no tensor"),
     (save("a.pth", {"model": {"x": 1}}), "strip_checkpoint.py a.pth b.pth", "has no tensor"),
@@ -429,6 +432,11 @@ TOOLS = [
     (nothing, f"run_experiments.py {PICTURE}", "000001.jpg is not a text file"),
     (nothing, "make_voc_subset.py digits out", "digits"),
     (nothing, "measure_noise.py nowhere", "no folder nowhere"),
+    (nothing, "new_project.py -o x.yaml", "no data & --register-coco"),
+    (nothing, f"new_project.py -o x.yaml {DIGITS}", "digits alone & split_dataset.py"),
+    (nothing, f"new_project.py -o x.yaml {DIGITS} {OTHERS} {THIRD}", "3 data sets & third"),
+    (recode("utf-16"), f"new_project.py -o x.yaml {DIGITS} {OTHERS}", "not in UTF-8"),
+    (nothing, f"new_project.py -o digits {DIGITS} {OTHERS}", "digits exists already"),
 ]
 
 

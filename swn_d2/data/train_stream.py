@@ -31,6 +31,9 @@ class TrainStream:
     and so neither from the number of processes that load nor from what else the training draws.
 
     Every iteration over the stream begins where :meth:`begin_at` has said.
+
+    Attributes:
+        num_images: in the data set.
     """
 
     def __init__(self, cfg, *, dataset: list[dict], mapper: Callable[[dict], dict]):
@@ -43,6 +46,7 @@ class TrainStream:
         Raises:
             UserError: there is no such sampler.
         """
+        self.num_images = len(dataset)
         self._make_sampler = _choose_sampler(cfg, dataset)
         # As Detectron2's AspectRatioGroupedDataset tells them apart.
         self._is_wide = [

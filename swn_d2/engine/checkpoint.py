@@ -1,6 +1,7 @@
 """A checkpointer that never loses the last good checkpoint, and says when one does not fit."""
 
 import contextlib
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,8 @@ __all__ = [
     "write_checkpoint",
     "write_new_checkpoint",
 ]
+
+_logger = logging.getLogger(__name__)
 
 
 def last_checkpoint(folder: str | Path) -> Path | None:
@@ -189,7 +192,7 @@ class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
         return self._load(path, checkpointables=[], is_enough=_a_backbone)
 
     def _load(self, path, checkpointables, is_enough: Callable[[list[str], nn.Module], bool]):
-        self._is_enough = is_enough
+        self._is_enough, self._path = is_enough, path
         try:
             return self.load(path, checkpointables=checkpointables)
         except UserError:
@@ -224,6 +227,9 @@ class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
                 "architecture or another number of classes; use the config that it was trained "
                 "with, or another checkpoint."
             )
+        # In place of Detectron2's table of their names, which is in log.txt.
+        total = len(self.model.state_dict())
+        _logger.info(f"Weights: {total - len(unfilled)} of {total} tensors from {self._path}")
         return incompatible
 
 

@@ -1,7 +1,6 @@
 """What is checked before a run costs any time."""
 
 import difflib
-import logging
 import os
 import re
 from pathlib import Path
@@ -30,7 +29,6 @@ _TRACES = ("last_checkpoint", "model_*.pth", "metrics.json", RECORDING, f"{SNAPS
 def choose_device(cfg) -> None:
     """Set ``MODEL.DEVICE`` to the CPU, in place, where there is no GPU."""
     if re.fullmatch(r"cuda(:\d+)?", cfg.MODEL.DEVICE) and not torch.cuda.is_available():
-        logging.getLogger(__name__).warning("There is no GPU: running on the CPU.")
         cfg.MODEL.DEVICE = "cpu"
 
 

@@ -4,7 +4,7 @@ import logging
 import os
 import shlex
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -15,7 +15,9 @@ from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
+from ..data.sample_weights import without_weights
 from ..files import write_text
+from .console import tidy_console
 from .setup import trace_of_training
 
 __all__ = ["EVALUATION_CONFIG", "resume_command", "start_run", "write_config"]
@@ -43,17 +45,46 @@ def start_run(cfg, args: Namespace) -> None:
         cfg.SEED = comm.all_gather(seed)[0]
         cfg.freeze()
     rank = comm.get_rank()
-    for name in ("fvcore", "detectron2", "swn_d2"):
+    names = ("fvcore", "detectron2", "swn_d2")
+    for name in names:
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name=name)
-    _logger.info(f"Rank of current process: {rank}. World size: {comm.get_world_size()}")
-    _logger.info(f"Environment info:\n{collect_env_info()}")
-    _logger.info(f"Command line arguments: {args}")
-    _logger.info(f"Running with full config:\n{cfg.dump()}")
+    tidy_console([logging.getLogger(name) for name in names])
+    for line in _introduction(cfg, eval_only=args.eval_only):
+        _logger.info(line)
+    _logger.debug(f"Rank of current process: {rank}. World size: {comm.get_world_size()}")
+    # It has torch look for a compiler for the GPU, and say so on stderr where there is no GPU.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    _logger.debug(f"Environment info:\n{collect_env_info()}")
+    _logger.debug(f"Command line arguments: {args}")
+    _logger.debug(f"Running with full config:\n{cfg.dump()}")
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
     if not args.eval_only:  # a test set is too small to make up for its cost
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     if cfg.get("FLOAT32_PRECISION"):  # which Detectron2 has since 2024
         defaults._set_float32_precision(cfg.FLOAT32_PRECISION)
+
+
+def _introduction(cfg, *, eval_only: bool) -> Iterator[str]:
+    """What runs, on what, and where the rest is said, in lines for a terminal."""
+    detector, weighter = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.SAMPLE_WEIGHTER.NAME
+    is_weighted = weighter != "Uniform" and not without_weights(cfg)
+    if "RetinaNet" not in detector:
+        detector += f" with {cfg.MODEL.ROI_HEADS.NAME}"
+    yield (
+        f"{'Evaluating' if eval_only else 'Training'} {detector}"
+        f"{f', weighted by {weighter}' if is_weighted else ''}"
+    )
+    trained = "" if eval_only else f"{', '.join(cfg.DATASETS.TRAIN)}, "
+    yield f"Data: {trained}tested on {', '.join(cfg.DATASETS.TEST) or 'nothing'}"
+    device = cfg.MODEL.DEVICE
+    if device == "cpu":
+        device = "the CPU" + ("" if torch.cuda.is_available() else " (there is no GPU)")
+    if comm.get_world_size() > 1:
+        device += f", {comm.get_world_size()} processes"
+    yield f"Device: {device}"
+    yield f"Folder: {cfg.OUTPUT_DIR}, with every detail in log.txt"
+    if not eval_only and is_weighted:
+        yield f"Losses are as {weighter} weights them: compare runs by AP, not by losses"
 
 
 def resume_command(argv: Sequence[str]) -> str:

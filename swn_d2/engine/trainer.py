@@ -19,6 +19,7 @@ from detectron2.evaluation import (
     PascalVOCDetectionEvaluator,
 )
 from detectron2.utils import comm
+from detectron2.utils.events import CommonMetricPrinter
 
 from ..data import (
     NamingDatasetMapper,
@@ -34,11 +35,13 @@ from ..files import write_text
 from ..random_numbers import STEP, seed_at
 from ..weighting.memory import ObjectMemory
 from .checkpoint import SafeCheckpointer
+from .console import ProgressPrinter, describe_results, prints_logged
 from .environment import write_environment
 from .inner_trainer import inner_trainer_class
 from .optimizer import build_joint_optimizer
 from .recorder import SampleRecorder, weighters_of
 from .retinanet_history import RetinaNetHistory
+from .schedule import length_in_words, schedule_faults
 from .start import EVALUATION_CONFIG
 from .stopping import StopOnSignal
 
@@ -184,10 +187,21 @@ class SWNTrainer(DefaultTrainer):
     @classmethod
     def test(cls, cfg, model, evaluators=None):
         """As Detectron2's. What it leaves in the folder then has its config beside it."""
-        results = super().test(cfg, model, evaluators)
-        if cfg.DATASETS.TEST and comm.is_main_process():
+        with prints_logged():
+            results = super().test(cfg, model, evaluators)
+        names = cfg.DATASETS.TEST
+        if names and comm.is_main_process():
             write_text(Path(cfg.OUTPUT_DIR) / EVALUATION_CONFIG, cfg.dump())
+            for name, of_set in ({names[0]: results} if len(names) == 1 else results).items():
+                if of_set:  # a test set may come without annotations
+                    _logger.info(describe_results(name, of_set))
         return results
+
+    def build_writers(self):
+        return [
+            ProgressPrinter(self.max_iter) if type(writer) is CommonMetricPrinter else writer
+            for writer in super().build_writers()
+        ]
 
     def build_hooks(self):
         ret = super().build_hooks()
@@ -230,6 +244,14 @@ class SWNTrainer(DefaultTrainer):
                     hook.gather()
             self.checkpointer.save(name, iteration=self.iter)
         return f"{name}.pth"
+
+    def train(self):
+        if isinstance(self.data_loader, TrainStream):
+            num_pictures, solver = self.data_loader.num_images, self.cfg.SOLVER
+            _logger.info(length_in_words(solver.MAX_ITER, solver.IMS_PER_BATCH, num_pictures))
+            for fault in schedule_faults(self.cfg, num_pictures):
+                _logger.warning(fault)
+        return super().train()
 
     def before_train(self):
         if comm.is_main_process():

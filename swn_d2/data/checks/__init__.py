@@ -5,6 +5,6 @@ One module for each thing that can be wrong; the imports go one way, from the fi
 ``sampling``.
 """
 
-from .datasets import check_datasets
+from .datasets import check_data, check_datasets
 
-__all__ = ["check_datasets"]
+__all__ = ["check_data", "check_datasets"]

@@ -11,7 +11,7 @@ from swn_d2.errors import UserError
 from .coco import check_coco
 from .voc import check_voc
 
-__all__ = ["check_datasets"]
+__all__ = ["check_data", "check_datasets"]
 
 # By the evaluator type, which is what tells the format of a registered data set.
 CHECKS = {"coco": check_coco, "pascal_voc": check_voc, VOC_EVALUATOR_TYPE: check_voc}
@@ -34,6 +34,16 @@ def check_datasets(cfg: CfgNode, *, eval_only: bool = False) -> None:
     Raises:
         UserError: the first mistake, with the file and the ids of images and annotations.
     """
+    for name, classes in check_data(cfg, eval_only=eval_only).items():
+        _check_num_classes(cfg, name, len(classes))
+
+
+def check_data(cfg: CfgNode, *, eval_only: bool = False) -> dict[str, list[str]]:
+    """As :func:`check_datasets`, for a config that may have another number of classes.
+
+    Returns:
+        Data set -> its categories, the same for all.
+    """
     train, test = () if eval_only else cfg.DATASETS.TRAIN, cfg.DATASETS.TEST
     categories = {}
     for name in (*train, *test):
@@ -43,10 +53,9 @@ def check_datasets(cfg: CfgNode, *, eval_only: bool = False) -> None:
         classes = _check_dataset(cfg, name, is_train=name in train, is_test=name in test)
         if classes is not None:
             categories[name] = classes
-    # First, for where they differ no number of classes would be right.
+    # Where they differ no number of classes would be right.
     _check_same_categories(categories)
-    for name, classes in categories.items():
-        _check_num_classes(cfg, name, len(classes))
+    return categories
 
 
 def _check_dataset(cfg: CfgNode, name: str, *, is_train: bool, is_test: bool) -> list[str] | None:

@@ -1,0 +1,88 @@
+#!/usr/bin/env python3
+"""Write a config for data of your own: it looks at them, and chooses what fits."""
+
+import argparse
+import logging
+import os
+import shlex
+from pathlib import Path
+
+from swn_d2.errors import add_debug_argument, phase, require_detectron2, user_errors_exit
+
+with user_errors_exit():
+    require_detectron2()
+
+import torch
+from detectron2.data import DatasetCatalog
+
+from swn_d2.data import add_register_coco_argument, register_from_args
+from swn_d2.files import write_new
+from swn_d2.recipe import plan_project
+from swn_d2.recipe.project import DETECTORS
+from swn_d2.recipe.text import BACKBONE, WEIGHTS
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line; ``argv`` defaults to the process's own."""
+    parser = argparse.ArgumentParser(
+        description="Look at your data, and write a config to train a detector on them: schedule, "
+        "picture sizes, anchors, classes, with the reasons in comments. Name two data sets: the "
+        "first is trained on, the second tested on. Where there is a GPU, the detector is larger.",
+    )
+    add_register_coco_argument(parser)
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FILE", help="the config to write"
+    )
+    parser.add_argument(
+        "--detector",
+        choices=DETECTORS,
+        default="faster_rcnn",
+        help="mask_rcnn also learns the masks of the annotations (default: faster_rcnn)",
+    )
+    add_debug_argument(parser)
+    return parser.parse_args(argv)
+
+
+def next_commands(args: argparse.Namespace, folder: str) -> list[str]:
+    """What there is to do with the config, to be pasted."""
+    tools = Path(os.path.relpath(Path(__file__).parent))
+    registered = [
+        text
+        for option, sets in vars(args).items()
+        if option.startswith("register_")
+        for data_set in sets
+        for text in ("--" + option.replace("_", "-"), *data_set)
+    ]
+    train_net = str(tools.parent / "train_net.py")
+    commands = [
+        ["python", train_net, "--config-file", str(args.output), *registered],
+        ["python", str(tools / "report.py"), folder],
+    ]
+    if not os.path.exists(WEIGHTS):
+        commands.insert(0, ["python", str(tools / "get_backbone.py"), BACKBONE])
+    return [shlex.join(command) for command in commands]
+
+
+def main() -> None:
+    """Run the tool."""
+    args = parse_args()
+    # It warns of category ids that are no 1, 2, 3, which does no harm.
+    logging.getLogger("detectron2").setLevel(logging.ERROR)
+    folder = f"output/{args.output.stem}"
+    with user_errors_exit(), phase("looking at the data"):
+        before = set(DatasetCatalog.list())
+        register_from_args(args)
+        names = [name for name in DatasetCatalog.list() if name not in before]
+        project = plan_project(
+            names, detector=args.detector, has_gpu=torch.cuda.is_available(), output=folder
+        )
+        write_new({args.output: project.config})
+    print(project.train.in_words())
+    print(project.test.in_words())
+    print(f"\n{args.output} is a config for them. Next:\n")
+    for command in next_commands(args, folder):
+        print(f"  {command}")
+
+
+if __name__ == "__main__":
+    main()
