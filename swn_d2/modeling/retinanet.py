@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from detectron2.config import configurable
@@ -13,8 +14,13 @@ from fvcore.nn import sigmoid_focal_loss_jit
 from torch import Tensor
 from torch.nn.functional import log_softmax, logsigmoid
 
-from ..errors import UserError
-from ..weighting import SWN, SampleLosses, SampleStatistics, SampleWeighter
+from ..weighting import (
+    SampleLosses,
+    SampleStatistics,
+    SampleWeighter,
+    sigmoid_classification,
+)
+from .box_losses import box_loss_dim
 from .build import build_weighter, warn_of_l1
 from .inference import NO_SUPPRESSION, Suppression, refuse_regions_only
 from .objects import class_weights_tensor
@@ -59,11 +65,9 @@ class SWNRetinaNet(RetinaNet):
                 like the loss, or the number of ``class_weights`` is wrong.
         """
         super().__init__(**kwargs)
-        if not sample_weighter.for_dense_detectors:
-            raise UserError(
-                f"MODEL.SAMPLE_WEIGHTER.NAME is {type(sample_weighter).__name__}, which weights "
-                "the regions of an R-CNN, not every anchor of a RetinaNet; choose another one."
-            )
+        sample_weighter.check_detector(
+            is_dense=True, box_loss_dim=box_loss_dim(self.box_reg_loss_type), has_mask=False
+        )
         self.sample_weighter = sample_weighter
         self.suppression = suppression or Suppression()
         refuse_regions_only(
@@ -77,12 +81,6 @@ class SWNRetinaNet(RetinaNet):
         )
         self._targets: list[Instances] | None = None  # the objects of the batch in training
         warn_of_l1(sample_weighter, self)
-        if isinstance(sample_weighter, SWN) and sample_weighter.regularizer_divisor == "loss":
-            raise UserError(
-                "MODEL.SWN.REGULARIZER_DIVISOR is 'loss', which would divide the m of some "
-                "100,000 anchors by the number of positives, and drive every weight to its "
-                "limit; for SWNRetinaNet set it to group."
-            )
 
     @classmethod
     def from_config(cls, cfg):
@@ -129,62 +127,40 @@ class SWNRetinaNet(RetinaNet):
             gt_boxes: per image, (A, 4); what is said of anchors without a class is not used.
         """
         targets, self._targets = self._targets, None
-        # All images after one another: N * A anchors, of which those are samples ...
+        # All images after one another: N * A anchors, of which those are samples.
         labels = torch.cat(gt_labels)
         samples = (labels >= 0).nonzero().squeeze(1)
-        labels = labels[samples]
-        logits = torch.cat(pred_logits, dim=1).flatten(0, 1)[samples].float()
-        # ... and of the samples these are positive.
-        is_foreground = labels != self.num_classes
-        foreground = is_foreground.nonzero().squeeze(1)
-        fg_classes = labels[foreground]
-        positives = samples[foreground]
+        logits = torch.cat(pred_logits, dim=1).flatten(0, 1)[samples]
+        deltas = torch.cat(pred_anchor_deltas, dim=1).flatten(0, 1)
         anchors = Boxes.cat(anchors).tensor
-
-        target = torch.zeros_like(logits)
-        target[foreground, fg_classes] = 1
-        focal = sigmoid_focal_loss_jit(
+        classification = sigmoid_classification(
             logits,
-            target,
-            alpha=self.focal_loss_alpha,
-            gamma=self.focal_loss_gamma,
-            reduction="none",
+            labels[samples],
+            partial(
+                sigmoid_focal_loss_jit,
+                alpha=self.focal_loss_alpha,
+                gamma=self.focal_loss_gamma,
+                reduction="none",
+            ),
         )
+        positives = samples[classification.foreground]
 
-        def images() -> Tensor:
-            return samples // len(anchors)
-
-        def true_prob() -> Tensor:
-            prob = logits.sigmoid()
-            negative = 1 - prob.amax(dim=1)
-            positive = prob[foreground, fg_classes]
-            return negative.index_copy(0, foreground, positive)
-
-        def likeliest_boxes() -> Tensor:
+        def pred_boxes() -> Tensor:
             return self.box2box_transform.apply_deltas(
                 deltas.detach()[samples].float(), anchors[samples % len(anchors)]
             )
 
-        deltas = torch.cat(pred_anchor_deltas, dim=1).flatten(0, 1)
         return gather_samples(
             self,
-            cls_loss=focal.sum(dim=1),
-            gt_classes=labels,
-            images=images,
-            is_foreground=is_foreground,
-            foreground=foreground,
-            fg_prob=logits.detach()[foreground, fg_classes].sigmoid(),
+            classification,
+            images=lambda: samples // len(anchors),
             fg_deltas=deltas[positives].float(),
             fg_boxes=anchors[positives % len(anchors)],
             fg_gt_boxes=torch.cat(gt_boxes)[positives],
-            normalizer=self._update_normalizer(len(foreground), len(gt_labels)),
+            normalizer=self._update_normalizer(len(positives), len(gt_labels)),
             targets=targets,
             class_weights=self.class_weights,
-            details={
-                "true_prob": true_prob,
-                "pred_boxes": likeliest_boxes,
-                "pred_score": lambda: logits.detach().sigmoid().amax(dim=1),
-            },
+            details={"pred_boxes": pred_boxes},
         )
 
     def rate_boxes(

@@ -1,12 +1,21 @@
 """How much every training sample counts: pure PyTorch, usable with any detector.
 
 A detector gathers :class:`SampleLosses` and :class:`SampleStatistics`; a :class:`SampleWeighter`
-turns the statistics into :class:`SampleWeights`; :meth:`SampleLosses.weighted` applies them.
+turns the statistics into :class:`SampleWeights`; :func:`weighted_losses` applies them.
 """
 
 import importlib
 import pkgutil
 
+from .adapters import (
+    Classification,
+    gather_samples,
+    sigmoid_classification,
+    softmax_classification,
+    weight_scalars,
+    weighted_losses,
+    with_mask_losses,
+)
 from .memory import ObjectMemory
 from .network import SampleWeightingNetwork
 from .statistics import TASKS, SampleLosses, SampleStatistics, SampleWeights
@@ -22,6 +31,7 @@ __all__ = [
     "SAMPLE_WEIGHTER_REGISTRY",
     "SWN",
     "TASKS",
+    "Classification",
     "ObjectMemory",
     "SampleLosses",
     "SampleStatistics",
@@ -30,6 +40,12 @@ __all__ = [
     "SampleWeights",
     "Uniform",
     "build_sample_weighter",
+    "gather_samples",
+    "sigmoid_classification",
+    "softmax_classification",
+    "weight_scalars",
+    "weighted_losses",
+    "with_mask_losses",
 ]
 
 # Every module here, so that a new weighter is registered by the file that it is written in.
