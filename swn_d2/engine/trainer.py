@@ -32,12 +32,13 @@ from ..errors import UserError, phase, user_errors_exit
 from ..evaluation import build_voc_evaluator
 from ..files import write_text
 from ..random_numbers import STEP, seed_at
+from ..recording import weighters_of
 from ..weighting.memory import ObjectMemory
 from .checkpoint import SafeCheckpointer
 from .environment import write_environment
 from .inner_trainer import inner_trainer_class
 from .optimizer import build_joint_optimizer
-from .recorder import SampleRecorder, weighters_of
+from .recorder import SampleRecorder
 from .retinanet_history import RetinaNetHistory
 from .start import EVALUATION_CONFIG
 from .stopping import StopOnSignal

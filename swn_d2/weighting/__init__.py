@@ -18,6 +18,7 @@ from .adapters import (
 )
 from .memory import ObjectMemory
 from .network import SampleWeightingNetwork
+from .optimizer import JointOptimizer, join_adam, sample_weighter_parameters
 from .statistics import TASKS, SampleLosses, SampleStatistics, SampleWeights
 from .swn import SWN
 from .weighters import (
@@ -32,6 +33,7 @@ __all__ = [
     "SWN",
     "TASKS",
     "Classification",
+    "JointOptimizer",
     "ObjectMemory",
     "SampleLosses",
     "SampleStatistics",
@@ -41,6 +43,8 @@ __all__ = [
     "Uniform",
     "build_sample_weighter",
     "gather_samples",
+    "join_adam",
+    "sample_weighter_parameters",
     "sigmoid_classification",
     "softmax_classification",
     "weight_scalars",
