@@ -16,6 +16,7 @@ from .adapters import (
     weighted_losses,
     with_mask_losses,
 )
+from .check_adapter import check_adapter
 from .memory import ObjectMemory
 from .network import SampleWeightingNetwork
 from .optimizer import JointOptimizer, join_adam, sample_weighter_parameters
@@ -42,6 +43,7 @@ __all__ = [
     "SampleWeights",
     "Uniform",
     "build_sample_weighter",
+    "check_adapter",
     "gather_samples",
     "join_adam",
     "sample_weighter_parameters",
