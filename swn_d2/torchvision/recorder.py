@@ -17,7 +17,7 @@ from ..recording import (
     make_record,
     weighters_of,
 )
-from ..weighting import SampleStatistics, SampleWeights
+from ..weighting import SampleStatistics, SampleWeights, weight_scalars
 
 __all__ = ["record_samples"]
 
@@ -51,7 +51,11 @@ def record_samples(
 
 
 class SampleRecorder:
-    """See :func:`record_samples`."""
+    """See :func:`record_samples`.
+
+    Attributes:
+        scalars: name -> value, :func:`~swn_d2.weighting.weight_scalars` of the last record.
+    """
 
     def __init__(
         self, model: nn.Module, folder: Path, num_iterations: int, period: int, num_samples: int
@@ -69,6 +73,7 @@ class SampleRecorder:
         self._num_samples = num_samples
         self._transform = model.transform
         self._batch: Any = None
+        self.scalars: dict[str, float] = {}
         self._listeners = [
             model.transform.register_forward_hook(self._keep_batch),
             self._weighters[""].register_forward_hook(self._record),
@@ -98,6 +103,8 @@ class SampleRecorder:
                 pictures=self._pictures(*batch) if pictured else None,
             )
             append_records(self._folder / RECORDING, [record])
+            scalars = weight_scalars(statistics, weights)
+            self.scalars = {name: float(value) for name, value in scalars.items()}
         keep_parameters(self._weighters, self._folder, iteration, self._num_iterations)
 
     def _pictures(self, images: Any, targets: list[dict[str, Tensor]]) -> Pictures:

@@ -57,7 +57,7 @@ def check_adapter(plain: nn.Module, weighted: nn.Module, *inputs) -> None:
         with_1 = reply(regularizers={_PROBE: torch.tensor(1.0)})
         # A cascade may add to the name.
         probes = [name for name in with_1.losses if name.startswith(_PROBE)]
-        if [float(with_1.losses.pop(name)) for name in probes] != [1]:
+        if [with_1.losses.pop(name).item() for name in probes] != [1]:
             raise UserError(
                 "the weighter's regularizers are not among the losses, but it learns by them; add "
                 "them to the dict that the detector returns (weighted_losses does)."
@@ -225,7 +225,7 @@ def _check_loss(name: str, task: str | None, expected: _Run, with_1: _Run) -> No
         return
     message = f"with weights of 1, {name} is {loss:.6g}, but {plain:.6g} in the plain detector"
     names = expected.trainable()
-    ratio = float(loss.detach() / plain.detach())
+    ratio = loss.item() / plain.item()
     gradient = with_1.gradient(loss, names)
     rest = gradient - ratio * expected.gradient(plain, names)
     if task is not None and rest.norm() <= _RELATIVE_OF_GRADIENTS * gradient.norm():
@@ -279,5 +279,5 @@ def _check_gradient_of_weighters(weighted: nn.Module, inputs: tuple, weighters: 
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    a, b = float(a.detach()), float(b.detach())
+    a, b = a.item(), b.item()
     return abs(a - b) <= _RELATIVE * abs(b) + 1e-8
