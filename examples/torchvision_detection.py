@@ -14,12 +14,12 @@ from itertools import chain
 from pathlib import Path
 
 import torch
+from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from torchvision.io import ImageReadMode, decode_image
 from torchvision.models import resnet18
 from torchvision.models.detection import FCOS, FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -27,6 +27,7 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
+from torchvision.transforms.functional import pil_to_tensor
 
 from swn_d2.errors import UserError, add_debug_argument, phase, user_errors_exit
 from swn_d2.torchvision import join_adam, record_samples, weight_samples
@@ -58,8 +59,10 @@ def train(args: argparse.Namespace, model: nn.Module, data: "CocoFolder", folder
         scheduler.step()
         if (iteration + 1) % LOG_PERIOD == 0:
             values = {name: loss.item() for name, loss in losses.items()}
-            row = {"iteration": iteration, "total_loss": total.item(), **values, **recorder.scalars}
-            log(folder, row | {"lr": sgd.param_groups[0]["lr"]})
+            row = {"iteration": iteration, "lr": sgd.param_groups[0]["lr"], **recorder.scalars}
+            # The report knows losses by their names, which begin with loss_ in a Faster R-CNN.
+            row |= {f"loss_{name.removeprefix('loss_')}": v for name, v in values.items()}
+            log(folder, row | {"total_loss": total.item()})
             print(f"{iteration + 1}: " + ", ".join(f"{n} {v:.3f}" for n, v in values.items()))
     torch.save(model.state_dict(), folder / "model.pth")
 
@@ -129,7 +132,7 @@ class CocoFolder(Dataset):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, dict]:
         image_id = self.image_ids[index]
         file_name = self.coco.imgs[image_id]["file_name"]
-        image = decode_image(str(self._folder / file_name), ImageReadMode.RGB) / 255
+        image = pil_to_tensor(Image.open(self._folder / file_name).convert("RGB")) / 255
         objects = [
             annotation
             for annotation in self.coco.imgToAnns[image_id]
@@ -250,15 +253,17 @@ def log(folder: Path, row: dict[str, float]) -> None:
 def load_weights(model: nn.Module, file: str) -> None:
     """Load a state dict, with a sample weighter's parameters or without."""
     state = torch.load(file, map_location="cpu", weights_only=True)
-    result = model.load_state_dict(
-        {k: v for k, v in state.items() if "sample_weighter" not in k}, strict=False
+    state = {name: value for name, value in state.items() if "sample_weighter" not in name}
+    shapes, own = (
+        {name: value.shape for name, value in s.items()} for s in (state, model.state_dict())
     )
-    differing = result.missing_keys + result.unexpected_keys
-    if differing:
+    if shapes != own:
+        differing = min(name for name in {*shapes, *own} if shapes.get(name) != own.get(name))
         raise UserError(
-            f"{file} is not of this detector: it differs in {differing[0]}; give the model.pth of "
-            "a run with the same --detector."
+            f"{file} is not of this detector: it differs in {differing}; give the model.pth of a "
+            "run with the same --detector and as many categories."
         )
+    model.load_state_dict(state)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

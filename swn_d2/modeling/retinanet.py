@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from detectron2.config import configurable
@@ -10,28 +9,22 @@ from detectron2.modeling import META_ARCH_REGISTRY, RetinaNet
 from detectron2.modeling.meta_arch.retinanet import permute_to_N_HWA_K
 from detectron2.structures import Boxes, Instances, pairwise_iou
 from detectron2.utils.events import get_event_storage
-from fvcore.nn import sigmoid_focal_loss_jit
 from torch import Tensor
 from torch.nn.functional import log_softmax, logsigmoid
 
-from ..weighting import (
-    SampleLosses,
-    SampleStatistics,
-    SampleWeighter,
-    sigmoid_classification,
-)
+from ..weighting import SampleWeighter
 from .box_losses import box_loss_dim
 from .build import build_weighter, warn_of_l1
+from .dense import DenseSamples
 from .inference import NO_SUPPRESSION, Suppression, refuse_regions_only
 from .objects import class_weights_tensor
-from .samples import gather_samples
 from .weighted_losses import weighted_losses
 
 __all__ = ["SWNRetinaNet"]
 
 
 @META_ARCH_REGISTRY.register()
-class SWNRetinaNet(RetinaNet):
+class SWNRetinaNet(DenseSamples, RetinaNet):
     """Detectron2's RetinaNet with a sample weighter between its head and its losses.
 
     The samples are the anchors that are not ignored. The losses are divided by Detectron2's
@@ -79,7 +72,6 @@ class SWNRetinaNet(RetinaNet):
         self.register_buffer(
             "class_weights", class_weights_tensor(class_weights, self.num_classes), persistent=False
         )
-        self._targets: list[Instances] | None = None  # the objects of the batch in training
         warn_of_l1(sample_weighter, self)
 
     @classmethod
@@ -98,70 +90,12 @@ class SWNRetinaNet(RetinaNet):
         ret["suppression"] = Suppression.from_config(cfg)
         return ret
 
-    def label_anchors(self, anchors, gt_instances):
-        # Detectron2 does not hand the objects on to the losses.
-        self._targets = gt_instances
-        return super().label_anchors(anchors, gt_instances)
-
     def losses(self, anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes):
         """Arguments and keys as RetinaNet's, and the weighter's regularisers."""
         losses, statistics = self.sample_losses(
             anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes
         )
         return weighted_losses(self.sample_weighter, losses, statistics)
-
-    def sample_losses(
-        self,
-        anchors: list[Boxes],
-        pred_logits: list[Tensor],
-        gt_labels: list[Tensor],
-        pred_anchor_deltas: list[Tensor],
-        gt_boxes: list[Tensor],
-    ) -> tuple[SampleLosses, SampleStatistics]:
-        """Losses and statistics of the R anchors of a batch that are not ignored, in float32.
-
-        Args:
-            anchors: per level, ``A = sum(A_l)`` in all.
-            pred_logits, pred_anchor_deltas: per level, (N, A_l, K) and (N, A_l, 4).
-            gt_labels: per image, (A,): a class, K for background, -1 to ignore the anchor.
-            gt_boxes: per image, (A, 4); what is said of anchors without a class is not used.
-        """
-        targets, self._targets = self._targets, None
-        # All images after one another: N * A anchors, of which those are samples.
-        labels = torch.cat(gt_labels)
-        samples = (labels >= 0).nonzero().squeeze(1)
-        logits = torch.cat(pred_logits, dim=1).flatten(0, 1)[samples]
-        deltas = torch.cat(pred_anchor_deltas, dim=1).flatten(0, 1)
-        anchors = Boxes.cat(anchors).tensor
-        classification = sigmoid_classification(
-            logits,
-            labels[samples],
-            partial(
-                sigmoid_focal_loss_jit,
-                alpha=self.focal_loss_alpha,
-                gamma=self.focal_loss_gamma,
-                reduction="none",
-            ),
-        )
-        positives = samples[classification.foreground]
-
-        def pred_boxes() -> Tensor:
-            return self.box2box_transform.apply_deltas(
-                deltas.detach()[samples].float(), anchors[samples % len(anchors)]
-            )
-
-        return gather_samples(
-            self,
-            classification,
-            images=lambda: samples // len(anchors),
-            fg_deltas=deltas[positives].float(),
-            fg_boxes=anchors[positives % len(anchors)],
-            fg_gt_boxes=torch.cat(gt_boxes)[positives],
-            normalizer=self._update_normalizer(len(positives), len(gt_labels)),
-            targets=targets,
-            class_weights=self.class_weights,
-            details={"pred_boxes": pred_boxes},
-        )
 
     def rate_boxes(
         self, features: dict[str, Tensor], boxes: list[Boxes], classes: Tensor

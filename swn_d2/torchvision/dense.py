@@ -16,9 +16,10 @@ from ..weighting import (
     SampleLosses,
     SampleStatistics,
     gather_samples,
+    paired_iou,
     sigmoid_classification,
 )
-from .weighted import WeightedHead, object_offsets, paired_iou
+from .weighted import WeightedHead, object_offsets
 
 __all__ = ["WeightedFCOSHead", "WeightedRetinaNetHead"]
 

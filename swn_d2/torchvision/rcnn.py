@@ -12,10 +12,11 @@ from ..weighting import (
     SampleLosses,
     SampleStatistics,
     gather_samples,
+    paired_iou,
     softmax_classification,
     with_mask_losses,
 )
-from .weighted import WeightedHead, object_offsets, paired_iou
+from .weighted import WeightedHead, object_offsets
 
 __all__ = ["WeightedRoIHeads"]
 

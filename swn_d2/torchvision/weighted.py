@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..weighting import SampleLosses, SampleStatistics, SampleWeighter, weighted_losses
 
-__all__ = ["IterationCounter", "WeightedHead", "object_offsets", "paired_iou"]
+__all__ = ["IterationCounter", "WeightedHead", "object_offsets"]
 
 
 class IterationCounter(nn.Module):
@@ -69,16 +69,6 @@ class WeightedHead:
     def weighted(self, losses: SampleLosses, statistics: SampleStatistics) -> dict[str, Tensor]:
         """The losses by torchvision's names, and the weighter's regularisers."""
         return weighted_losses(self.sample_weighter, losses, statistics, self.LOSS_NAMES)
-
-
-def paired_iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """(F,) IoU of each box with its other, both (F, 4) XYXY; NaN where a box is infinite."""
-    corners = torch.minimum(boxes[:, 2:], others[:, 2:]) - torch.maximum(
-        boxes[:, :2], others[:, :2]
-    )
-    shared = corners.clamp(min=0).prod(dim=1)
-    area, other_area = ((b[:, 2:] - b[:, :2]).prod(dim=1) for b in (boxes, others))
-    return shared / (area + other_area - shared).clamp(min=torch.finfo(boxes.dtype).eps)
 
 
 def object_offsets(targets: Sequence[dict[str, Tensor]]) -> list[int]:

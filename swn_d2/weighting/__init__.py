@@ -10,6 +10,7 @@ import pkgutil
 from .adapters import (
     Classification,
     gather_samples,
+    paired_iou,
     sigmoid_classification,
     softmax_classification,
     weight_scalars,
@@ -46,6 +47,7 @@ __all__ = [
     "check_adapter",
     "gather_samples",
     "join_adam",
+    "paired_iou",
     "sample_weighter_parameters",
     "sigmoid_classification",
     "softmax_classification",

@@ -19,6 +19,7 @@ from .weighters import SampleWeighter
 __all__ = [
     "Classification",
     "gather_samples",
+    "paired_iou",
     "sigmoid_classification",
     "softmax_classification",
     "weight_scalars",
@@ -170,6 +171,16 @@ def gather_samples(
         },
     )
     return losses, statistics
+
+
+def paired_iou(boxes: Tensor, others: Tensor) -> Tensor:
+    """(F,) IoU of each box with its other, both (F, 4) XYXY; NaN where a box is infinite."""
+    corners = torch.minimum(boxes[:, 2:], others[:, 2:]) - torch.maximum(
+        boxes[:, :2], others[:, :2]
+    )
+    shared = corners.clamp(min=0).prod(dim=1)
+    area, other_area = ((b[:, 2:] - b[:, :2]).prod(dim=1) for b in (boxes, others))
+    return shared / (area + other_area - shared).clamp(min=torch.finfo(boxes.dtype).eps)
 
 
 def with_mask_losses(
