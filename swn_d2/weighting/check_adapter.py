@@ -224,10 +224,12 @@ def _check_loss(name: str, task: str | None, expected: _Run, with_1: _Run) -> No
     if _same(loss, plain):
         return
     message = f"with weights of 1, {name} is {loss:.6g}, but {plain:.6g} in the plain detector"
-    names = expected.trainable()
-    ratio = loss.item() / plain.item()
-    gradient = with_1.gradient(loss, names)
-    rest = gradient - ratio * expected.gradient(plain, names)
+    gradient, gradient_of_plain = (
+        run.gradient(value, expected.trainable())
+        for run, value in ((with_1, loss), (expected, plain))
+    )
+    ratio = loss.item() / plain.item() if plain else 0.0
+    rest = gradient - ratio * gradient_of_plain
     if task is not None and rest.norm() <= _RELATIVE_OF_GRADIENTS * gradient.norm():
         normalizer = float(with_1.statistics.normalizers[task])
         raise UserError(

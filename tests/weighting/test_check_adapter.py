@@ -151,6 +151,18 @@ def test_a_mistake_is_found(mistake, message):
         check_adapter(plain, weighted, *batch())
 
 
+class BoxLossWithoutObjects(Mistaken):
+    def spoil_losses(self, losses):
+        return {**losses, "bbox_regression": losses["bbox_regression"] + 0.5}
+
+
+def test_a_mistake_that_only_a_batch_without_objects_shows():
+    plain, weighted = plain_and_weighted("retinanet")
+    weighted.head.__class__ = BoxLossWithoutObjects
+    with pytest.raises(UserError, match="bbox_regression is 0.5, but 0 in the plain detector"):
+        check_adapter(plain, weighted, *empty_batch())
+
+
 def test_what_normaliser_it_should_be():
     plain, weighted = plain_and_weighted("retinanet")
     right = []
