@@ -22,13 +22,13 @@ _spec = importlib.util.spec_from_file_location("torchvision_detection", FILE)
 example = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(example)
 
-ITERATIONS = 4  # one line of metrics.json, and one record
+ITERATIONS = 2  # one line of metrics.json, and one record
 
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "digit_scenes"
-    make_digit_scenes(folder, num_train=4, num_val=2, image_size=(64, 64))
+    make_digit_scenes(folder, num_train=4, num_val=1, image_size=(64, 64))
     return folder
 
 
@@ -81,9 +81,7 @@ def test_a_run_leaves_what_the_report_reads(run, runs):
 
 
 def test_the_report_opens_on_the_folders(runs, tmp_path):
-    write_report(
-        [RunFolder(runs / "baseline"), RunFolder(runs / "faster_rcnn")], tmp_path / "r.html"
-    )
+    write_report([RunFolder(runs / "faster_rcnn")], tmp_path / "r.html")
     page = (tmp_path / "r.html").read_text()
     assert "loss_classifier" in page
     for name in ("losses", "figure-samples", "figure-iou_shares"):
