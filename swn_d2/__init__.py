@@ -1,7 +1,8 @@
 """swn_d2: learned weights for the training samples of Detectron2's detectors.
 
 Importing it registers its detectors and data sets with Detectron2. Where Detectron2 is missing,
-:mod:`swn_d2.weighting`, which does not need it, still works.
+:mod:`swn_d2.weighting`, :mod:`swn_d2.torchvision` and :mod:`swn_d2.recording`, which do not need
+it, still work.
 """
 
 import warnings

@@ -19,8 +19,8 @@ from scipy.stats import mannwhitneyu
 from swn_d2 import SWNTrainer
 from swn_d2.analysis.run_folder import RunFolder
 from swn_d2.engine import SafeCheckpointer, choose_device
-from swn_d2.engine.recorder import sample_columns, weighters_of
 from swn_d2.errors import UserError, add_debug_argument, phase, user_errors_exit
+from swn_d2.recording import sample_columns, weighters_of
 
 #: The training set in which noisy objects have a ``sample_weight`` of 0, and nothing else differs.
 DATASET = "digit_scenes_train_oracle"

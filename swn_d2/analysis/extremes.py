@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from ..engine.recording import REASONS, Crop, Record
 from ..errors import UserError
+from ..recording import REASONS, Crop, Record
 from .pooling import able, pooled, recording_of, row_title, stage_name
 from .run_folder import RunFolder
 from .style import TEXT, new_figure

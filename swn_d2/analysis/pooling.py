@@ -5,8 +5,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from ..engine.recording import Record
 from ..errors import UserError
+from ..recording import Record
 from .run_folder import RunFolder
 
 __all__ = [

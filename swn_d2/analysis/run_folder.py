@@ -12,10 +12,9 @@ from detectron2.config import CfgNode
 from ..config import load_config
 from ..engine.checkpoint import last_checkpoint
 from ..engine.environment import ENVIRONMENT
-from ..engine.recorder import SNAPSHOTS
-from ..engine.recording import RECORDING, Record, read_recording
 from ..errors import UserError
 from ..files import read_json
+from ..recording import RECORDING, SNAPSHOTS, Record, read_recording
 
 __all__ = ["RunFolder", "open_runs"]
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..engine.recording import Record
 from ..errors import UserError
+from ..recording import Record
 from .pooling import (
     LATE,
     LOSS_NAMES,

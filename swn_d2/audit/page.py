@@ -12,7 +12,8 @@ from PIL import Image
 from .. import __version__
 from ..analysis.page import Page, missing, table, text
 from ..analysis.style import TEXT, color_of, new_figure, plain_axes
-from ..evaluation.pictures import cut_out, read_pixels
+from ..evaluation.pictures import read_pixels
+from ..recording import cut_out
 from .audit import DUPLICATE, KINDS, MISPLACED_BOX, MISSING_OBJECT, WRONG_CLASS, Audit
 
 if TYPE_CHECKING:

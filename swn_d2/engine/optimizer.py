@@ -1,87 +1,11 @@
-"""Two optimisers that the trainer, the scheduler, AMP and the checkpointer see as one."""
+"""The optimiser that a config asks for: the detector's and the weighter's as one."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-import torch
 from detectron2.solver import build_optimizer
 from torch import nn
-from torch.optim import Optimizer
 
-from ..errors import UserError
-from ..weighting import SampleWeighter
+from ..weighting import JointOptimizer, join_adam, sample_weighter_parameters
 
 __all__ = ["JointOptimizer", "build_joint_optimizer", "join_adam", "sample_weighter_parameters"]
-
-
-class JointOptimizer(Optimizer):
-    """Steps several optimisers together.
-
-    ``param_groups`` are the members' own groups, one after the other, so that a learning-rate
-    scheduler and a GradScaler act on all of them. The state is kept, and saved, per member.
-    """
-
-    def __init__(self, **members: Optimizer):
-        """
-        Args:
-            members: name -> optimiser. The names are the keys of the state dict.
-        """
-        self.members = members
-        super().__init__([group for m in members.values() for group in m.param_groups], {})
-
-    def step(self, closure=None) -> None:
-        if closure is not None:
-            raise ValueError("JointOptimizer does not take a closure")
-        for member in self.members.values():
-            member.step()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {name: member.state_dict() for name, member in self.members.items()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if set(state_dict) != set(self.members):
-            raise UserError(
-                f"the checkpoint holds the optimisers {sorted(map(str, state_dict))}, but this "
-                f"run has {sorted(self.members)}: it was written by another kind of run. Resume "
-                "with that run's config, or start a new run from its MODEL.WEIGHTS."
-            )
-        for name, member in self.members.items():
-            member.load_state_dict(state_dict[name])
-        # Loading gives every member new groups.
-        self.param_groups = [group for m in self.members.values() for group in m.param_groups]
-
-
-def sample_weighter_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The trainable parameters of all the :class:`SampleWeighter` in ``model``."""
-    return [
-        parameter
-        for module in model.modules()
-        if isinstance(module, SampleWeighter)
-        for parameter in module.parameters()
-        if parameter.requires_grad
-    ]
-
-
-def join_adam(
-    params: Sequence[nn.Parameter], *, detector: Optimizer, weighter: Mapping[str, float]
-) -> JointOptimizer:
-    """An optimiser of a whole model, with Adam for the weighters' share (Sec. 4.2).
-
-    Args:
-        params: the weighters' parameters, as :func:`sample_weighter_parameters` gives them. They
-            leave ``detector``; without any, the result has that optimiser alone, in the same
-            wrapping.
-        detector: an optimiser of all the model's parameters, before its first step.
-        weighter: Adam's other arguments, such as ``lr`` and ``weight_decay``.
-    """
-    if not params:
-        return JointOptimizer(detector=detector)
-    # Nothing but the groups exists yet: an optimiser's state begins with its first step.
-    others = {id(parameter) for parameter in params}
-    for group in detector.param_groups:
-        group["params"] = [p for p in group["params"] if id(p) not in others]
-    detector.param_groups = [group for group in detector.param_groups if group["params"]]
-    return JointOptimizer(detector=detector, weighter=torch.optim.Adam(params, **weighter))
 
 
 def build_joint_optimizer(cfg, model: nn.Module) -> JointOptimizer:

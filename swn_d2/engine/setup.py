@@ -13,11 +13,10 @@ from ..data.sample_weights import WEIGHTS_ARE, is_sample_weight, without_weights
 from ..errors import UserError, phase
 from ..modeling.inference import Suppression
 from ..modeling.timm_backbone import check_timm_config
+from ..recording import RECORDING, SNAPSHOTS
 from ..weighting import build_sample_weighter
 from .checkpoint import last_checkpoint
 from .pickled_arrays import read_pickled_arrays
-from .recorder import SNAPSHOTS
-from .recording import RECORDING
 from .values import check_values
 
 __all__ = ["check_run", "choose_device", "trace_of_training"]

@@ -33,13 +33,14 @@ from ..errors import UserError, phase, user_errors_exit
 from ..evaluation import build_voc_evaluator
 from ..files import write_text
 from ..random_numbers import STEP, seed_at
+from ..recording import weighters_of
 from ..weighting.memory import ObjectMemory
 from .checkpoint import SafeCheckpointer
 from .console import ProgressPrinter, describe_results, prints_logged
 from .environment import write_environment
 from .inner_trainer import inner_trainer_class
 from .optimizer import build_joint_optimizer
-from .recorder import SampleRecorder, weighters_of
+from .recorder import SampleRecorder
 from .retinanet_history import RetinaNetHistory
 from .schedule import length_in_words, schedule_faults
 from .start import EVALUATION_CONFIG

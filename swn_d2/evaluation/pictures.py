@@ -1,6 +1,5 @@
 """Pictures of detections beside the ground truth, from the files of an evaluation."""
 
-import io
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -20,7 +19,6 @@ from ..files import read_json
 
 __all__ = [
     "Objects",
-    "cut_out",
     "draw_detections",
     "read_dataset",
     "read_detections",
@@ -175,32 +173,6 @@ def read_pixels(file: str | Path, pixel_format: str = "RGB") -> np.ndarray:
     except Exception as error:  # what is damaged further inside can raise nearly everything
         reason = getattr(error, "strerror", None) or f"{error or type(error).__name__}"
     raise UserError(f"cannot read {file}: {reason}.")
-
-
-def cut_out(
-    image: np.ndarray, box: np.ndarray, gt_box: np.ndarray, *, size: int
-) -> tuple[bytes, tuple[float, ...], tuple[float, ...]]:
-    """A JPEG of what surrounds two boxes, and the boxes in its pixels.
-
-    Args:
-        image: (H, W, 3) uint8, RGB.
-        box, gt_box: (4,) XYXY in pixels of the image.
-        size: of the longer side, in pixels.
-    """
-    height, width = image.shape[:2]
-    limits = np.array([width, height, width, height])
-    box = np.clip(np.nan_to_num(box), 0, limits)
-    both = np.concatenate([np.minimum(box, gt_box)[:2], np.maximum(box, gt_box)[2:]])
-    margin = 0.15 * max(both[2] - both[0], both[3] - both[1]) + 2
-    x1, y1 = np.floor(np.clip(both[:2] - margin, 0, None)).astype(int)
-    x2, y2 = np.ceil(np.minimum(both[2:] + margin, limits[2:])).astype(int)
-    picture = Image.fromarray(np.ascontiguousarray(image[y1:y2, x1:x2].astype(np.uint8)))
-    scale = size / max(picture.size)
-    picture = picture.resize([max(round(side * scale), 1) for side in picture.size])
-    stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=85)
-    corner = np.array([x1, y1, x1, y1])
-    return stream.getvalue(), tuple((box - corner) * scale), tuple((gt_box - corner) * scale)
 
 
 def draw_detections(

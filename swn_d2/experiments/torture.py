@@ -16,9 +16,8 @@ from pathlib import Path
 
 import torch
 
-from ..engine.recorder import SNAPSHOTS
-from ..engine.recording import RECORDING, read_recording
 from ..errors import UserError
+from ..recording import RECORDING, SNAPSHOTS, read_recording
 
 __all__ = ["Campaign", "Outcome", "differences"]
 

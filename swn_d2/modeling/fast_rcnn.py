@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import UserError
-from ..weighting import SampleLosses, SampleStatistics
+from ..weighting import SampleLosses, SampleStatistics, softmax_classification
 from .inference import Suppression, corner_variances
 from .objects import class_weights_tensor
 from .samples import gather_samples
@@ -125,33 +125,17 @@ class SWNFastRCNNOutputLayers(FastRCNNOutputLayers):
             boxes = gt_boxes = torch.zeros(0, 4, device=scores.device)
         _log_classification_stats(scores.detach(), gt_classes)
 
-        is_foreground = (gt_classes >= 0) & (gt_classes < self.num_classes)
-        foreground = is_foreground.nonzero().squeeze(1)
+        classification = softmax_classification(scores, gt_classes)
+        foreground = classification.foreground
         fg_classes = gt_classes[foreground]
-        cross_entropy = F.cross_entropy(scores, gt_classes, reduction="none")
-        fg_prob = F.softmax(scores.detach()[foreground], dim=1).gather(1, fg_classes[:, None])
-
-        def class_probs() -> Tensor:
-            return F.softmax(scores.detach(), dim=1)[:, : self.num_classes]
 
         def likeliest_boxes() -> Tensor:
-            classes = torch.where(is_foreground, gt_classes, class_probs().argmax(dim=1))
+            likeliest = classification.details["class_probs"]().argmax(dim=1)
+            classes = torch.where(classification.is_foreground, gt_classes, likeliest)
             of_classes = self._deltas_of(deltas.detach(), classes)
             return self.box2box_transform.apply_deltas(of_classes, boxes)
 
-        def label_loss() -> Tensor:
-            of_positives = F.cross_entropy(
-                scores[foreground, : self.num_classes], fg_classes, reduction="none"
-            )
-            return torch.zeros_like(cross_entropy).index_copy(0, foreground, of_positives)
-
-        details = {
-            "cross_entropy": lambda: cross_entropy,
-            "label_loss": label_loss,
-            "true_prob": lambda: torch.exp(-cross_entropy),
-            "pred_boxes": likeliest_boxes,
-            "pred_score": lambda: class_probs().amax(dim=1),
-        }
+        details = {"pred_boxes": likeliest_boxes}
         if self.log_variance is not None:
 
             def log_variance() -> Tensor:
@@ -162,14 +146,10 @@ class SWNFastRCNNOutputLayers(FastRCNNOutputLayers):
             details["log_variance"] = log_variance
         return gather_samples(
             self,
-            cls_loss=cross_entropy * self.loss_weight.get("loss_cls", 1.0),
-            gt_classes=gt_classes,
+            classification,
             images=lambda: torch.cat(
                 [torch.full_like(p.gt_classes, i) for i, p in enumerate(proposals)]
             ),
-            is_foreground=is_foreground,
-            foreground=foreground,
-            fg_prob=fg_prob.squeeze(1),
             fg_deltas=self._deltas_of(deltas[foreground], fg_classes),
             fg_boxes=boxes[foreground],
             fg_gt_boxes=gt_boxes[foreground],
@@ -177,6 +157,7 @@ class SWNFastRCNNOutputLayers(FastRCNNOutputLayers):
             targets=targets,
             class_weights=self.class_weights,
             details=details,
+            cls_loss_weight=self.loss_weight.get("loss_cls", 1.0),
             box_loss_weight=self.loss_weight.get("loss_box_reg", 1.0),
         )
 

@@ -9,23 +9,22 @@ from detectron2.modeling import META_ARCH_REGISTRY, RetinaNet
 from detectron2.modeling.meta_arch.retinanet import permute_to_N_HWA_K
 from detectron2.structures import Boxes, Instances, pairwise_iou
 from detectron2.utils.events import get_event_storage
-from fvcore.nn import sigmoid_focal_loss_jit
 from torch import Tensor
 from torch.nn.functional import log_softmax, logsigmoid
 
-from ..errors import UserError
-from ..weighting import SWN, SampleLosses, SampleStatistics, SampleWeighter
+from ..weighting import SampleWeighter
+from .box_losses import box_loss_dim
 from .build import build_weighter, warn_of_l1
+from .dense import DenseSamples
 from .inference import NO_SUPPRESSION, Suppression, refuse_regions_only
 from .objects import class_weights_tensor
-from .samples import gather_samples
 from .weighted_losses import weighted_losses
 
 __all__ = ["SWNRetinaNet"]
 
 
 @META_ARCH_REGISTRY.register()
-class SWNRetinaNet(RetinaNet):
+class SWNRetinaNet(DenseSamples, RetinaNet):
     """Detectron2's RetinaNet with a sample weighter between its head and its losses.
 
     The samples are the anchors that are not ignored. The losses are divided by Detectron2's
@@ -59,11 +58,9 @@ class SWNRetinaNet(RetinaNet):
                 like the loss, or the number of ``class_weights`` is wrong.
         """
         super().__init__(**kwargs)
-        if not sample_weighter.for_dense_detectors:
-            raise UserError(
-                f"MODEL.SAMPLE_WEIGHTER.NAME is {type(sample_weighter).__name__}, which weights "
-                "the regions of an R-CNN, not every anchor of a RetinaNet; choose another one."
-            )
+        sample_weighter.check_detector(
+            is_dense=True, box_loss_dim=box_loss_dim(self.box_reg_loss_type), has_mask=False
+        )
         self.sample_weighter = sample_weighter
         self.suppression = suppression or Suppression()
         refuse_regions_only(
@@ -75,14 +72,7 @@ class SWNRetinaNet(RetinaNet):
         self.register_buffer(
             "class_weights", class_weights_tensor(class_weights, self.num_classes), persistent=False
         )
-        self._targets: list[Instances] | None = None  # the objects of the batch in training
         warn_of_l1(sample_weighter, self)
-        if isinstance(sample_weighter, SWN) and sample_weighter.regularizer_divisor == "loss":
-            raise UserError(
-                "MODEL.SWN.REGULARIZER_DIVISOR is 'loss', which would divide the m of some "
-                "100,000 anchors by the number of positives, and drive every weight to its "
-                "limit; for SWNRetinaNet set it to group."
-            )
 
     @classmethod
     def from_config(cls, cfg):
@@ -100,92 +90,12 @@ class SWNRetinaNet(RetinaNet):
         ret["suppression"] = Suppression.from_config(cfg)
         return ret
 
-    def label_anchors(self, anchors, gt_instances):
-        # Detectron2 does not hand the objects on to the losses.
-        self._targets = gt_instances
-        return super().label_anchors(anchors, gt_instances)
-
     def losses(self, anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes):
         """Arguments and keys as RetinaNet's, and the weighter's regularisers."""
         losses, statistics = self.sample_losses(
             anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes
         )
         return weighted_losses(self.sample_weighter, losses, statistics)
-
-    def sample_losses(
-        self,
-        anchors: list[Boxes],
-        pred_logits: list[Tensor],
-        gt_labels: list[Tensor],
-        pred_anchor_deltas: list[Tensor],
-        gt_boxes: list[Tensor],
-    ) -> tuple[SampleLosses, SampleStatistics]:
-        """Losses and statistics of the R anchors of a batch that are not ignored, in float32.
-
-        Args:
-            anchors: per level, ``A = sum(A_l)`` in all.
-            pred_logits, pred_anchor_deltas: per level, (N, A_l, K) and (N, A_l, 4).
-            gt_labels: per image, (A,): a class, K for background, -1 to ignore the anchor.
-            gt_boxes: per image, (A, 4); what is said of anchors without a class is not used.
-        """
-        targets, self._targets = self._targets, None
-        # All images after one another: N * A anchors, of which those are samples ...
-        labels = torch.cat(gt_labels)
-        samples = (labels >= 0).nonzero().squeeze(1)
-        labels = labels[samples]
-        logits = torch.cat(pred_logits, dim=1).flatten(0, 1)[samples].float()
-        # ... and of the samples these are positive.
-        is_foreground = labels != self.num_classes
-        foreground = is_foreground.nonzero().squeeze(1)
-        fg_classes = labels[foreground]
-        positives = samples[foreground]
-        anchors = Boxes.cat(anchors).tensor
-
-        target = torch.zeros_like(logits)
-        target[foreground, fg_classes] = 1
-        focal = sigmoid_focal_loss_jit(
-            logits,
-            target,
-            alpha=self.focal_loss_alpha,
-            gamma=self.focal_loss_gamma,
-            reduction="none",
-        )
-
-        def images() -> Tensor:
-            return samples // len(anchors)
-
-        def true_prob() -> Tensor:
-            prob = logits.sigmoid()
-            negative = 1 - prob.amax(dim=1)
-            positive = prob[foreground, fg_classes]
-            return negative.index_copy(0, foreground, positive)
-
-        def likeliest_boxes() -> Tensor:
-            return self.box2box_transform.apply_deltas(
-                deltas.detach()[samples].float(), anchors[samples % len(anchors)]
-            )
-
-        deltas = torch.cat(pred_anchor_deltas, dim=1).flatten(0, 1)
-        return gather_samples(
-            self,
-            cls_loss=focal.sum(dim=1),
-            gt_classes=labels,
-            images=images,
-            is_foreground=is_foreground,
-            foreground=foreground,
-            fg_prob=logits.detach()[foreground, fg_classes].sigmoid(),
-            fg_deltas=deltas[positives].float(),
-            fg_boxes=anchors[positives % len(anchors)],
-            fg_gt_boxes=torch.cat(gt_boxes)[positives],
-            normalizer=self._update_normalizer(len(foreground), len(gt_labels)),
-            targets=targets,
-            class_weights=self.class_weights,
-            details={
-                "true_prob": true_prob,
-                "pred_boxes": likeliest_boxes,
-                "pred_score": lambda: logits.detach().sigmoid().amax(dim=1),
-            },
-        )
 
     def rate_boxes(
         self, features: dict[str, Tensor], boxes: list[Boxes], classes: Tensor

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from detectron2.config import configurable
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
 from ..errors import UserError
-from ..weighting import SampleLosses, SampleStatistics, SampleWeighter
+from ..weighting import SampleLosses, SampleStatistics, SampleWeighter, with_mask_losses
 from .build import (
     build_weighter,
     refuse_untrained_variance,
@@ -71,14 +70,8 @@ class _Samples:
             [features[name] for name in self.mask_in_features],
             [of_image.proposal_boxes for of_image in positives],
         )
-        of_positives = sample_mask_losses(self.mask_head, pooled, positives)
-        mask = of_positives.new_zeros(len(statistics)).index_copy(
-            0, statistics.foreground, of_positives
-        )
-        normalizers = {**losses.normalizers, "mask": max(len(of_positives), 1)}
-        return (
-            replace(losses, mask=mask * statistics.detail("given_weight"), normalizers=normalizers),
-            replace(statistics, mask_loss=mask, normalizers=normalizers),
+        return with_mask_losses(
+            losses, statistics, sample_mask_losses(self.mask_head, pooled, positives)
         )
 
 

@@ -1,4 +1,4 @@
-"""The part of a detector's losses and statistics that all detectors have in common."""
+"""What all of Detectron2's detectors have in common on the way to losses and statistics."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -9,8 +9,9 @@ from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
+from .. import weighting
 from ..errors import UserError
-from ..weighting import SampleLosses, SampleStatistics
+from ..weighting import Classification, SampleLosses, SampleStatistics
 from .box_losses import iou_of_predictions, unreduced_box_loss
 from .objects import match_objects, object_weights
 
@@ -26,13 +27,9 @@ _NO_ANNOTATIONS = (
 
 def gather_samples(
     detector: FastRCNNOutputLayers | RetinaNet,
+    classification: Classification,
     *,
-    cls_loss: Tensor,
-    gt_classes: Tensor,
     images: Callable[[], Tensor],
-    is_foreground: Tensor,
-    foreground: Tensor,
-    fg_prob: Tensor,
     fg_deltas: Tensor,
     fg_boxes: Tensor,
     fg_gt_boxes: Tensor,
@@ -40,18 +37,15 @@ def gather_samples(
     targets: Sequence[Instances] | None,
     class_weights: Tensor,
     details: Mapping[str, Callable[[], Tensor]],
+    cls_loss_weight: float = 1.0,
     box_loss_weight: float = 1.0,
 ) -> tuple[SampleLosses, SampleStatistics]:
-    """The losses and statistics of R samples, F of them positive.
+    """:func:`swn_d2.weighting.gather_samples` of R samples, F of them positive.
 
     Args:
         detector: says how boxes are encoded and which box loss is used.
-        cls_loss: (R,) classification losses.
-        gt_classes: (R,) classes, the number of classes for negatives.
+        classification: of the samples.
         images: computes (R,) the image in the batch that each sample is of.
-        is_foreground: (R,) bool, the positives.
-        foreground: (F,) their indices.
-        fg_prob: (F,) probability of the true class.
         fg_deltas: (F, 4) predicted deltas.
         fg_boxes, fg_gt_boxes: (F, 4) the boxes that the deltas apply to and their ground truth,
             XYXY in pixels.
@@ -59,7 +53,7 @@ def gather_samples(
         targets: the objects of each image, if they are known.
         class_weights: (K,) what positives of each class count, or (0,).
         details: what the detector adds to :meth:`SampleStatistics.detail`.
-        box_loss_weight: the detector's own factor of the box loss.
+        cls_loss_weight, box_loss_weight: the detector's own factors of its losses.
 
     Returns:
         The losses contain the weights that the data give the samples, the statistics do not: a
@@ -76,18 +70,8 @@ def gather_samples(
     fg_iou = iou_of_predictions(
         fg_deltas, fg_boxes, fg_gt_boxes, box2box_transform=detector.box2box_transform
     )
-
-    def scatter(values: Tensor) -> Tensor:
-        """Values of the positives (F, ...) -> of all samples (R, ...), 0 for negatives."""
-        everyone = values.new_zeros(len(is_foreground), *values.shape[1:])
-        return everyone.index_copy(0, foreground, values)
-
-    losses = SampleLosses(
-        cls=cls_loss,
-        box=scatter(fg_box_loss) * box_loss_weight,
-        normalizers={"cls": normalizer, "box": normalizer},
-    )
-    details = {"image": images, "gt_class": lambda: gt_classes, **details}
+    gt_classes, foreground = classification.gt_classes, classification.foreground
+    details = {"image": images, **details}
     given_weight = None
     if targets is not None:
 
@@ -108,18 +92,17 @@ def gather_samples(
         details["annotation"] = annotations
         weights = object_weights(targets, class_weights)
         if weights is not None:
-            given_weight = torch.ones_like(losses.cls)
+            given_weight = torch.ones_like(classification.loss)
             given_weight[foreground] = weights[objects()[foreground]]
-    details["given_weight"] = lambda: (
-        torch.ones_like(losses.cls) if given_weight is None else given_weight
-    )
-    statistics = SampleStatistics.of(
-        losses,
-        iou=scatter(fg_iou),
-        prob=scatter(fg_prob),
-        is_foreground=is_foreground,
+            details["given_weight"] = lambda: given_weight
+    losses, statistics = weighting.gather_samples(
+        classification,
+        fg_box_loss=fg_box_loss,
+        fg_iou=fg_iou,
+        normalizers={"cls": normalizer, "box": normalizer},
         iteration=get_event_storage().iter,
-        foreground=foreground,
+        cls_factor=cls_loss_weight,
+        box_factor=box_loss_weight,
         details=details,
     )
     return losses if given_weight is None else losses.scaled(given_weight), statistics

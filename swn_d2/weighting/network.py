@@ -47,6 +47,7 @@ class SampleWeightingNetwork(nn.Module):
         super().__init__()
         self.tasks = tuple(tasks)
         self.box_loss_dim = box_loss_dim
+        self.has_mask = has_mask
         dims = {"cls_loss": 1, "box_loss": box_loss_dim, "iou": 1, "prob": 1}
         if has_mask:
             dims["mask_loss"] = 1

@@ -1,6 +1,7 @@
 """The learned weighter of the paper, with its two readings and the relative formulation."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,6 +20,9 @@ from .statistics import TASKS, SampleStatistics, SampleWeights
 from .weighters import SAMPLE_WEIGHTER_REGISTRY, SampleWeighter
 
 __all__ = ["SWN"]
+
+#: Lambda_1 and lambda_2 of Eq. 9, and one for the mask loss.
+LAMBDAS = MappingProxyType({task: 0.5 for task in TASKS})
 
 
 @SAMPLE_WEIGHTER_REGISTRY.register()
@@ -45,7 +49,7 @@ class SWN(SampleWeighter):
         self,
         *,
         tasks: Sequence[str] = TASKS,
-        lambdas: Mapping[str, float],
+        lambdas: Mapping[str, float] = LAMBDAS,
         exponent: float = 1.0,
         clamp: float = 2.0,
         box_loss_dim: int = 4,
@@ -64,7 +68,7 @@ class SWN(SampleWeighter):
             tasks: the tasks to weight, a subset of :data:`~swn_d2.weighting.TASKS`; the other
                 tasks keep weight 1.
             lambdas: for each task, the factor of its regulariser (lambda_1 and lambda_2 of
-                Eq. 9), at least 0.
+                Eq. 9), at least 0; 0.5 if they are not given.
             exponent: k, greater than 0; 2 in Eq. 9.
             clamp: m is clamped to ``[-clamp, clamp]`` (Sec. 4.2).
             box_loss_dim: columns of the detector's box loss.
@@ -163,6 +167,25 @@ class SWN(SampleWeighter):
             "strength": swn.STRENGTH,
             "ease_in": tuple(round(share * cfg.SOLVER.MAX_ITER) for share in ease_in),
         }
+
+    def check_detector(self, *, is_dense: bool, box_loss_dim: int, has_mask: bool) -> None:
+        super().check_detector(is_dense=is_dense, box_loss_dim=box_loss_dim, has_mask=has_mask)
+        if is_dense and self.regularizer_divisor == "loss":
+            raise UserError(
+                "MODEL.SWN.REGULARIZER_DIVISOR is 'loss', which would divide the m of some "
+                "100,000 anchors by the number of positives, and drive every weight to its "
+                "limit; for a dense detector set it to group."
+            )
+        if self.network.box_loss_dim not in (1, box_loss_dim):
+            raise UserError(
+                f"the SWN was built for {self.network.box_loss_dim} columns of the box loss, but "
+                f"the detector's has {box_loss_dim}; build it with box_loss_dim={box_loss_dim}."
+            )
+        if self.network.has_mask != has_mask:
+            raise UserError(
+                f"the SWN was built with has_mask={self.network.has_mask}, but the detector has "
+                f"{'a' if has_mask else 'no'} mask loss; build it with has_mask={has_mask}."
+            )
 
     def forward(self, statistics: SampleStatistics) -> SampleWeights:
         # Eq. 9 has exponentials and sums over all samples: not for half precision.

@@ -55,6 +55,20 @@ class SampleWeighter(nn.Module):
             key.lower(): cfg.MODEL.SAMPLE_WEIGHTER[cls.__name__.upper()][key] for key in cls.KEYS
         }
 
+    def check_detector(self, *, is_dense: bool, box_loss_dim: int, has_mask: bool) -> None:
+        """Raise a UserError if it can't weight the samples of such a detector.
+
+        Args:
+            is_dense: whether every anchor or location is a sample.
+            box_loss_dim, has_mask: as for :meth:`from_config`.
+        """
+        if is_dense and not self.for_dense_detectors:
+            raise UserError(
+                f"the sample weighter {type(self).__name__} weights the regions of an R-CNN, not "
+                "every anchor of a dense detector; choose another one "
+                "(MODEL.SAMPLE_WEIGHTER.NAME)."
+            )
+
     def forward(self, statistics: SampleStatistics) -> SampleWeights:
         raise NotImplementedError
 

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from swn_d2.analysis.run_folder import RunFolder
-from swn_d2.engine.recording import RECORDING, Crop, Record, append_records
+from swn_d2.recording import RECORDING, Crop, Record, append_records
 from tests.tiny import tiny_config
 
 

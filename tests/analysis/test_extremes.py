@@ -4,7 +4,7 @@ import pytest
 
 from swn_d2 import UserError
 from swn_d2.analysis.extremes import draw_extremes, extreme_crops, shown_weight, since_eased_in
-from swn_d2.engine.recording import REASONS
+from swn_d2.recording import REASONS
 from tests.analysis.samples import crop, record, run_folder
 
 LOSSES = [0.1, 0.2, 0.4, 0.8, 1.6, 3.2]

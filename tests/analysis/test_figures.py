@@ -13,7 +13,7 @@ from swn_d2.analysis.figures import FIGURES
 from swn_d2.analysis.run_folder import open_runs
 from swn_d2.analysis.style import save, to_svg
 from swn_d2.engine import SWNTrainer
-from swn_d2.engine.recorder import SNAPSHOTS
+from swn_d2.recording import SNAPSHOTS
 from swn_d2.weighting import build_sample_weighter
 from tests.analysis.samples import random_records, run_folder
 from tests.tiny import batch, tiny_config

@@ -12,7 +12,7 @@ from swn_d2.analysis.functions import (
     sample_range,
 )
 from swn_d2.analysis.run_folder import RunFolder
-from swn_d2.engine.recorder import SNAPSHOTS
+from swn_d2.recording import SNAPSHOTS
 from swn_d2.weighting import SampleStatistics, build_sample_weighter
 from tests.analysis.samples import random_records, run_folder
 from tests.tiny import tiny_config

@@ -16,9 +16,9 @@ from swn_d2.analysis.report import write_report
 from swn_d2.analysis.run_folder import RunFolder, open_runs
 from swn_d2.data import make_digit_scenes, register_coco
 from swn_d2.engine import SWNTrainer
-from swn_d2.engine.recording import RECORDING
 from swn_d2.engine.start import EVALUATION_CONFIG
 from swn_d2.errors import UserError
+from swn_d2.recording import RECORDING
 from tests.analysis.samples import run_folder
 from tests.browser import Browser, find_browser
 from tests.tiny import tiny_config

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from swn_d2.analysis.run_folder import RunFolder, open_runs
-from swn_d2.engine.recording import RECORDING
 from swn_d2.errors import UserError
+from swn_d2.recording import RECORDING
 from tests.analysis.samples import random_records, run_folder
 
 

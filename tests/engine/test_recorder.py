@@ -10,9 +10,15 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from swn_d2.engine import SWNTrainer, check_run
-from swn_d2.engine.recorder import SNAPSHOTS, farthest_first, weighters_of
-from swn_d2.engine.recording import REASONS, RECORDING, read_recording
 from swn_d2.errors import UserError
+from swn_d2.recording import (
+    REASONS,
+    RECORDING,
+    SNAPSHOTS,
+    farthest_first,
+    read_recording,
+    weighters_of,
+)
 from swn_d2.weighting import build_sample_weighter
 from tests.tiny import batch, batch_with_empty_image, tiny_config
 

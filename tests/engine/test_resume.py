@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from swn_d2.engine import SWNTrainer
-from swn_d2.engine.recorder import SNAPSHOTS
-from swn_d2.engine.recording import RECORDING, read_recording
+from swn_d2.recording import RECORDING, SNAPSHOTS, read_recording
 from tests.tiny import tiny_config
 
 ITERATIONS, STOP = 6, 4

@@ -13,11 +13,13 @@ from swn_d2 import load_config
 from swn_d2.engine import SafeCheckpointer
 from swn_d2.errors import UserError
 from swn_d2.modeling import LOG_PERIOD
+from swn_d2.weighting import check_adapter
 from tests.tiny import (
     CONFIGS,
     DETECTORS,
     READINGS,
     batch,
+    batch_with_empty_image,
     tiny_config,
     tiny_model,
     training_losses,
@@ -56,6 +58,13 @@ def box_loss_opts(detector, box_loss):
 @every_reading
 def test_losses_at_the_start_are_stock(detector, reading, inputs):
     assert_losses_are_stock(*stock_and_swn(detector, reading=reading), inputs())
+
+
+@every_detector
+def test_the_adapters_keep_the_contract(detector):
+    models = stock_and_swn(detector, reading="relative with cls")
+    with EventStorage():
+        check_adapter(*models, batch_with_empty_image())
 
 
 @every_batch

@@ -1,6 +1,4 @@
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from swn_d2.weighting import (
     Uniform,
     build_sample_weighter,
 )
+from tests.without_detectron2 import run_without_detectron2
 
 from .conftest import make_samples
 
@@ -95,27 +94,15 @@ def test_the_example_in_the_docs_is_a_weighter():
 
 
 def test_weighting_needs_no_detectron2():
-    """In a fresh interpreter that cannot find Detectron2."""
-    code = """
-import importlib.abc, sys
-class NoDetectron2(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "detectron2":
-            raise ModuleNotFoundError(name)
-import importlib.util
-found = importlib.util.find_spec
-importlib.util.find_spec = lambda name, *a: None if name == "detectron2" else found(name, *a)
-sys.meta_path.insert(0, NoDetectron2())
+    printed = run_without_detectron2("""
 import swn_d2
-assert swn_d2.weighting.SWN and "detectron2" not in sys.modules
+assert swn_d2.weighting.SWN
 try:
     swn_d2.SWNTrainer
 except swn_d2.UserError as error:
     print(error)
-"""
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert "python tools/install_detectron2.py" in result.stdout
+""")
+    assert "python tools/install_detectron2.py" in printed
 
 
 @pytest.mark.parametrize("ease_in", [[0.5], [0.5, 1.5], ["a", "b"], []])

@@ -1,4 +1,4 @@
-"""The recording of a training: statistics and weights of some of its samples, as JSON lines.
+"""The file of a recording: statistics and weights of some samples of a training, as JSON lines.
 
 docs/analysis.md describes the format for those who read it with other tools.
 """

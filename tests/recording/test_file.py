@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from swn_d2.engine.recording import Crop, Record, append_records, read_recording
 from swn_d2.errors import UserError
+from swn_d2.recording import Crop, Record, append_records, read_recording
 
 
 def record(iteration, **kwargs):

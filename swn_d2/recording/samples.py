@@ -1,0 +1,160 @@
+"""From the samples of an iteration and their weights to what is kept of them."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..weighting import TASKS, SampleStatistics, SampleWeighter, SampleWeights
+from .crops import Pictures, crops_of
+from .file import Record
+
+__all__ = [
+    "SNAPSHOTS",
+    "is_due",
+    "is_pictured",
+    "keep_parameters",
+    "make_record",
+    "sample_columns",
+    "weighters_of",
+]
+
+#: The folder, in that of the run, with the weighter's parameters as they were during training.
+SNAPSHOTS = "weighter"
+
+_NUM_SNAPSHOTS = 10  # in a run
+_NUM_PICTURED = 100  # records with pictures in a run
+
+
+def weighters_of(model: nn.Module) -> dict[str, SampleWeighter]:
+    """The sample weighters of a detector: "" -> it, or "stage0", ... -> those of a cascade."""
+    named = [(n, m) for n, m in model.named_modules() if isinstance(m, SampleWeighter)]
+    if len(named) == 1:
+        return {"": named[0][1]}
+    return {f"stage{name.rsplit('.', 1)[-1]}": module for name, module in named}
+
+
+@torch.no_grad()
+def make_record(
+    statistics: SampleStatistics,
+    weights: SampleWeights,
+    *,
+    iteration: int,
+    num_samples: int,
+    stage: str = "",
+    pictures: Pictures | None = None,
+) -> Record:
+    """Some of an iteration's samples. Which ones depends on the iteration alone; the training's
+    random numbers stay as they are.
+
+    Args:
+        statistics, weights: what the weighter saw and said.
+        iteration: counted from 0.
+        num_samples: to record at most, of positives and of negatives each.
+        stage: of a cascade.
+        pictures: of the batch, for crops; none are made without them, or where the detector does
+            not tell the object of a sample.
+    """
+    statistics = statistics.finite()
+    given = torch.ones_like(statistics.cls_loss)
+    if "given_weight" in statistics.details:
+        given = statistics.detail("given_weight")
+    columns = sample_columns(statistics, weights, given)
+    foreground = statistics.foreground
+    background = (~statistics.is_foreground).nonzero().squeeze(1)
+    choice = np.random.default_rng(iteration)
+
+    def some(indices: Tensor) -> Tensor:
+        if len(indices) <= num_samples:
+            return indices
+        chosen = choice.choice(len(indices), num_samples, replace=False)
+        return indices[torch.from_numpy(np.sort(chosen)).to(indices.device)]
+
+    positives = _take(columns, some(foreground))
+    of_negatives = {name: columns[name] for name in columns if name.startswith("cls_")}
+    negatives = _take(of_negatives, some(background))
+    crops = ()
+    if pictures is not None and len(foreground) and "object" in statistics.details:
+        crops = crops_of(
+            _take({**columns, "score": statistics.detail("pred_score")}, foreground),
+            # Where classification keeps weight 1, the weight that is learned is the box's.
+            weight="cls_weight" if weights.cls is not None else "box_weight",
+            objects=statistics.detail("object")[foreground].cpu().numpy(),
+            images=statistics.detail("image")[foreground].cpu().numpy(),
+            boxes=statistics.detail("pred_boxes")[foreground].float().cpu().numpy(),
+            pictures=pictures,
+        )
+    return Record(
+        iteration=iteration,
+        stage=stage,
+        num_positives=len(foreground),
+        num_negatives=len(background),
+        positives=positives,
+        negatives=negatives,
+        crops=crops,
+    )
+
+
+def is_pictured(iteration: int, period: int, num_iterations: int) -> bool:
+    """Whether the record of an iteration is one of the hundred in a run that have pictures."""
+    return is_due(iteration // period, num_iterations // period, _NUM_PICTURED)
+
+
+def keep_parameters(
+    weighters: dict[str, SampleWeighter], folder: Path, iteration: int, num_iterations: int
+) -> None:
+    """Keep the weighters' parameters in the run's folder, if that is due: ten times in a run."""
+    state = {stage: weighter.state_dict() for stage, weighter in weighters.items()}
+    if not any(state.values()) or not is_due(iteration, num_iterations, _NUM_SNAPSHOTS):
+        return
+    folder = folder / SNAPSHOTS
+    folder.mkdir(exist_ok=True)
+    # In one piece or not at all, whenever the process is killed.
+    unfinished = folder / "unfinished"
+    torch.save(state, unfinished)
+    unfinished.replace(folder / f"{iteration:07d}.pth")
+
+
+def is_due(index: int, total: int, times: int) -> bool:
+    """Whether ``index``, one of 0 ... total - 1, ends one of ``times`` equal parts of them."""
+    times = min(times, max(total, 1))
+    return (index + 1) * times // max(total, 1) > index * times // max(total, 1)
+
+
+def sample_columns(
+    statistics: SampleStatistics, weights: SampleWeights, given: Tensor
+) -> dict[str, Tensor]:
+    """Column -> (R,) what a record has of every sample.
+
+    Args:
+        given: (R,) what the weights are multiplied by, those that the data give.
+    """
+    columns = {
+        "cls_loss": statistics.cls_loss,
+        "box_loss": statistics.box_loss.sum(dim=1),
+        "iou": statistics.iou,
+        "prob": statistics.prob,
+    }
+    if statistics.mask_loss is not None:
+        columns["mask_loss"] = statistics.mask_loss
+    if "gt_class" in statistics.details:
+        columns["gt_class"] = statistics.detail("gt_class").float()
+    for task in TASKS:
+        if f"{task}_loss" not in columns:
+            continue
+        weight = getattr(weights, task)
+        if weight is None:
+            weight = torch.ones_like(given)
+        elif weight.dim() == 2:  # a weight for each column of the box loss
+            weight = weight.mean(dim=1)
+        columns[f"{task}_weight"] = weight.detach().float() * given
+        if task in weights.learned:
+            columns[f"{task}_learned"] = weights.learned[task]
+    return columns
+
+
+def _take(columns: dict[str, Tensor], indices: Tensor) -> dict[str, np.ndarray]:
+    """Rows of the columns on the host, with one copy for all of them."""
+    rows = torch.stack([column[indices].float() for column in columns.values()]).cpu().numpy()
+    return dict(zip(columns, rows, strict=True))
