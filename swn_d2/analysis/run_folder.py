@@ -16,13 +16,14 @@ from ..engine.recorder import SNAPSHOTS
 from ..engine.recording import RECORDING, Record, read_recording
 from ..errors import UserError
 from ..files import read_json
+from ..own import recall
 
 __all__ = ["RunFolder", "open_runs"]
 
 
 class RunFolder:
     """A run's folder, read when asked for. What can't be read is None or empty, and
-    :attr:`problems` says why.
+    :attr:`problems` says why. The data sets that it knows get their names in Detectron2.
 
     Attributes:
         path: the folder.
@@ -45,6 +46,10 @@ class RunFolder:
             )
         self.name = name or self.path.resolve().name
         self._problems: dict[str, str] = {}
+        try:
+            recall(self.path)
+        except UserError as error:
+            self._problems["data"] = str(error)
 
     @cached_property
     def cfg(self) -> CfgNode | None:
@@ -153,7 +158,7 @@ class RunFolder:
 
     @property
     def problems(self) -> dict[str, str]:
-        """A sentence for each part that is missing or can't be read: "cfg", "metrics",
+        """A sentence for each part that is missing or can't be read: "data", "cfg", "metrics",
         "recording", "checkpoint" or "environment" -> sentence."""
         _ = self.cfg, self.metrics, self.recording, self.checkpoint, self.environment
         return dict(self._problems)

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shlex
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,8 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 from ..files import write_text
+from ..own import note_own
+from ..shell import join_words
 from .setup import trace_of_training
 
 __all__ = ["EVALUATION_CONFIG", "resume_command", "start_run", "write_config"]
@@ -65,7 +66,7 @@ def resume_command(argv: Sequence[str]) -> str:
     script, *arguments = argv
     if "--resume" not in arguments:
         arguments.insert(0, "--resume")  # KEY VALUE come last
-    return shlex.join([script, *arguments])
+    return join_words([script, *arguments])
 
 
 def _seed_of_run(folder: str) -> int | None:
@@ -78,7 +79,8 @@ def _seed_of_run(folder: str) -> int | None:
 
 
 def write_config(cfg, *, eval_only: bool) -> None:
-    """Write the run's config.yaml, once its weights are loaded and nothing keeps it from going on.
+    """Write the run's config.yaml, and what is one's own of its data, once its weights are loaded
+    and nothing keeps it from going on.
 
     An evaluation in the folder of a training leaves the training's as it is; its own will be
     :data:`EVALUATION_CONFIG`.
@@ -91,3 +93,4 @@ def write_config(cfg, *, eval_only: bool) -> None:
     folder = Path(cfg.OUTPUT_DIR)
     if not (eval_only and trace_of_training(folder)):
         write_text(folder / "config.yaml", cfg.dump())
+    note_own(folder, cfg)
