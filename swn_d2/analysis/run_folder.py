@@ -64,7 +64,9 @@ class RunFolder:
         try:
             return load_config(str(file))
         except UserError as error:
-            self._problems["cfg"] = f"the config of {self.path} is not one of this version: {error}"
+            self._problems["cfg"] = self._problems.pop("data", None) or (
+                f"the config of {self.path} is not one of this version: {error}"
+            )
             return None
 
     @cached_property

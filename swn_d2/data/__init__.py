@@ -3,6 +3,7 @@
 from .checks import check_datasets
 from .datasets import (
     digit_scenes_root,
+    origin_of,
     register_coco,
     register_digit_scenes,
     unknown_dataset,
@@ -24,6 +25,7 @@ __all__ = [
     "load_training_set",
     "make_digit_scenes",
     "number_annotations",
+    "origin_of",
     "register_all_voc",
     "register_coco",
     "register_digit_scenes",

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import shutil
+import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,7 +68,8 @@ def resume_command(argv: Sequence[str]) -> str:
     script, *arguments = argv
     if "--resume" not in arguments:
         arguments.insert(0, "--resume")  # KEY VALUE come last
-    return join_words([script, *arguments])
+    python = "python" if shutil.which("python") == sys.executable else sys.executable
+    return join_words([python, script, *arguments])
 
 
 def _seed_of_run(folder: str) -> int | None:

@@ -104,7 +104,7 @@ def _forgotten(train: Sequence[str], name: str) -> str:
     own = [n for n in DatasetCatalog.list() if origin_of(n) and n not in train]
     return (
         f"DATASETS.TEST has {name}, which does not go with your own data in DATASETS.TRAIN; add "
-        f'DATASETS.TEST {own[0] if own else "NAME"}, or DATASETS.TEST "()" for no evaluation.'
+        f'DATASETS.TEST {own[-1] if own else "NAME"}, or DATASETS.TEST "()" for no evaluation.'
     )
 
 
