@@ -96,7 +96,7 @@ def read_dataset(name: str) -> list[dict[str, Any]]:
         reason = " ".join(str(error).split())
         raise UserError(
             f"the data set {name} cannot be read: {reason}. Built-in data sets are looked for in "
-            "the folder that DETECTRON2_DATASETS names, your own where you said they are."
+            "the folder that DETECTRON2_DATASETS names, your own where --register-coco says."
         ) from error
 
 
