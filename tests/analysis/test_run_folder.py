@@ -59,7 +59,7 @@ def test_data_and_code_of_ones_own(tmp_path):
     run = RunFolder(folder)
     assert MetadataCatalog.get("run_folder_pets").thing_classes == ["dog"]
     assert run.cfg is not None  # which can be read without
-    assert run.problem("data").endswith("give --import my_class.py again.")
+    assert run.problems["data"].endswith("give --import my_class.py again.")
     with open(folder / "config.yaml", "a") as file:
         file.write("MY_CLASS: {}\n")
     run = RunFolder(folder)
