@@ -449,6 +449,7 @@ TOOLS = [
     (nothing, "measure_noise.py nowhere", "no folder nowhere"),
     (nothing, "measure_noise.py run --import nowhere.py", "no such Python file"),
     (nothing, "visualize.py run digits --import nowhere.py", "no such Python file"),
+    (nothing, "measure_overhead.py --baseline a --swn b --import no.py", "no such Python file"),
     (nothing, "report.py run --register-voc x digits train", "no file digits/ImageSets"),
     (nothing, "figures.py run --register-coco x digits digits", "no annotation file digits"),
     (nothing, "run_experiments.py x.yaml --import nowhere.py", "no such Python file"),

@@ -18,7 +18,6 @@ as it was given, from the current folder.
 
 import json
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -113,11 +112,11 @@ def recall(folder: str | Path) -> None:
 
 def _recall(name: str, entry: dict[str, Any], folder: str) -> None:
     paths = entry["paths"]
-    places = [_find(paths[what]) for what in _PATHS[entry["format"]]]
+    places = [_find(what, paths[what]) for what in _PATHS[entry["format"]]]
     remedy = _OPTIONS[entry["format"]].format(name, entry.get("split"))
     if name in DatasetCatalog:
         origin = origin_of(name)
-        if origin and origin.run and not _is(name, places):
+        if origin and origin.run and not _is(name, entry, places):
             _make_unknown(
                 name,
                 f"{origin.run} and {folder} have different data under the name {name}; say which "
@@ -143,16 +142,21 @@ def _recall(name: str, entry: dict[str, Any], folder: str) -> None:
         register_voc(name, *places, entry["split"], entry["classes"], origin=origin)
 
 
-def _find(path: dict[str, str]) -> str | None:
-    return next((p for p in (path["absolute"], path["given"]) if os.path.exists(p)), None)
+def _find(what: str, path: dict[str, str]) -> str | None:
+    is_there = os.path.isfile if what == "annotations" else os.path.isdir
+    return next((p for p in (path["absolute"], path["given"]) if is_there(p)), None)
 
 
-def _is(name: str, places: Iterable[str | None]) -> bool:
-    """Whether a registered data set has these paths."""
+def _is(name: str, entry: dict[str, Any], places: list[str | None]) -> bool:
+    """Whether a registered data set is the one of an entry, which is in these places."""
     metadata = MetadataCatalog.get(name)
     known = [metadata.get(key) for key in ("json_file", "image_root", "dirname")]
     paths = [os.path.realpath(path) for path in known if path]
-    return paths == [path and os.path.realpath(path) for path in places]
+    return (
+        paths == [path and os.path.realpath(path) for path in places]
+        and metadata.get("split") == entry.get("split")
+        and metadata.thing_classes == entry["classes"]
+    )
 
 
 def _make_unknown(name: str, trouble: str, classes: list[str] | None = None) -> None:

@@ -173,6 +173,17 @@ def test_one_name_for_different_data(here):
     assert "own_digits" not in DatasetCatalog
 
 
+@pytest.mark.parametrize("change", [{"split": "val"}, {"classes": ["cat", "dog"]}])
+def test_one_name_for_another_split_or_other_classes(here, change):
+    note("a", "own_pets")
+    note("b", "own_pets")
+    content = json.loads((here / "b" / REGISTERED).read_text())
+    content["data_sets"]["own_pets"] |= change
+    (here / "b" / REGISTERED).write_text(json.dumps(content))
+    recall("a"), recall("b")
+    assert "a and b have different data under the name own_pets" in unknown_dataset("own_pets")
+
+
 @pytest.mark.usefixtures("forget_imports")
 def test_code_is_asked_for_and_never_run(here, capsys):
     code = here / "my_noted_code.py"
