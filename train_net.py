@@ -23,7 +23,6 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 from swn_d2 import SWNTrainer, load_config
-from swn_d2.data import add_register_coco_argument, register_from_args
 from swn_d2.engine import (
     SafeCheckpointer,
     check_run,
@@ -36,15 +35,20 @@ from swn_d2.engine import (
     start_run,
     write_config,
 )
+from swn_d2.own import add_own_arguments, recall, register_own, take_overrides
 
 _logger = logging.getLogger("swn_d2.train_net")
 
 
 @phase("reading the config")
 def setup(args):
-    """The run's config, from the config file and the command line."""
-    register_from_args(args)
+    """The run's config, from the config file and the command line. What the command line does not
+    name of one's own data, the run's folder may know, and that of a run's config.yaml."""
+    register_own(args)
+    if args.config_file:
+        recall(os.path.dirname(args.config_file))
     cfg = load_config(args.config_file, args.opts)
+    recall(cfg.OUTPUT_DIR)
     choose_device(cfg)
     cfg.freeze()
     return cfg
@@ -70,7 +74,6 @@ def main(args):
         trainer.resume_command = resume_command(sys.argv)
         with phase("loading the checkpoint"):
             trainer.resume_or_load(resume=args.resume)
-        write_config(cfg, eval_only=False)
         results = trainer.train()
         if comm.is_main_process():
             report = os.path.relpath(Path(__file__).with_name("tools") / "report.py")
@@ -81,13 +84,14 @@ def main(args):
 
 def argument_parser():
     parser = default_argument_parser()
-    add_register_coco_argument(parser)
+    add_own_arguments(parser)
     add_debug_argument(parser)
     return parser
 
 
 if __name__ == "__main__":
     args = argument_parser().parse_args()
+    take_overrides(args)
     with user_errors_exit():
         # In this process first: a mistake is reported once, and before any process starts.
         cfg = setup(args)

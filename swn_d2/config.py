@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
 
@@ -133,8 +134,14 @@ def load_config(config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:
     _check_pairs(opts)
     for key, value in zip(opts[::2], opts[1::2], strict=True):
         with _explained(cfg, "on the command line", key):
-            cfg.merge_from_list([key, value])
+            cfg.merge_from_list([key, _in_tuple(key, value)])
     return cfg
+
+
+def _in_tuple(key: str, value: Any) -> Any:
+    """The name of one data set may stand where a tuple of names is wanted."""
+    is_name = isinstance(value, str) and re.fullmatch(r"(?![\d.]+$)[\w.-]+", value)
+    return repr((value,)) if key in ("DATASETS.TRAIN", "DATASETS.TEST") and is_name else value
 
 
 def _check_file(file: str, cfg: CfgNode, included_by: tuple[str, ...] = ()) -> None:
@@ -186,8 +193,8 @@ def _check_pairs(opts: Sequence[str]) -> None:
     for text in map(str, opts):
         if text.startswith("--"):
             raise UserError(
-                f"{text} stands behind the first KEY VALUE, where it is no option any more; give "
-                "options before."
+                f"{text} stands behind {opts[0]}, where it is no option any more; give it before "
+                f"the first KEY VALUE: {text} ... {' '.join(map(str, opts[:2]))}"
             )
     for key in map(str, opts[::2]):
         if "=" in key:
@@ -211,7 +218,7 @@ _TYPES = {
     "int": "a whole number",
     "list": "a list like [1, 2]",
     "str": "a text",
-    "tuple": "a tuple like ('a', 'b')",
+    "tuple": "a tuple like ('a', 'b'), or ('a',) for one",
 }
 
 
@@ -242,6 +249,8 @@ def _explained(cfg: CfgNode, where: str, key: str = ""):
     # Compare the whole key, so that a key in the wrong section is found as well.
     similar = difflib.get_close_matches(key, list(_keys(cfg)), n=1, cutoff=0.6)
     hint = f" Did you mean {similar[0]}?" if similar else ""
+    if key.startswith("MODEL.SAMPLE_WEIGHTER."):
+        hint += " A weighter of your own has its keys when --import FILE.py names its file."
     raise UserError(f"there is no config key {key} ({where}).{hint}")
 
 

@@ -25,11 +25,12 @@ def start(script, *arguments, stdout=os.devnull, stderr=os.devnull, cwd=None, en
     return process
 
 
-def run(script, *arguments, cwd=None):
+def run(script, *arguments, cwd=None, environment=None):
     """What a script printed, and its exit status."""
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
-        process = start(script, *arguments, stdout=out, stderr=err, cwd=cwd)
+        files = {"stdout": out, "stderr": err}
+        process = start(script, *arguments, **files, cwd=cwd, environment=environment)
         process.join()
         printed = out.read_text(), err.read_text()
     return subprocess.CompletedProcess([script, *arguments], process.exitcode, *printed)

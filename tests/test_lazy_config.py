@@ -1,7 +1,10 @@
 """The classes under Detectron2's LazyConfig, and the example config."""
 
 import itertools
+import json
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +18,7 @@ from detectron2.modeling import build_model
 from detectron2.modeling.backbone.resnet import BasicBlock
 
 from swn_d2 import load_config, modeling, weighting
+from swn_d2.data import make_digit_scenes
 from swn_d2.engine import build_joint_optimizer, optimizer
 from swn_d2.modeling import SWNCascadeROIHeads, SWNFastRCNNOutputLayers, SWNRetinaNet
 from swn_d2.weighting import SWN
@@ -104,6 +108,43 @@ def test_the_lines_in_the_docs_make_the_example(cfg):
     )
 
 
+def test_the_docs_config_for_boxes_of_ones_own(tmp_path, monkeypatch, clean_catalog):
+    """As it stands, the detector of the YAML config; made small, it learns from the data."""
+    monkeypatch.chdir(tmp_path)
+    make_digit_scenes("made", num_train=4, num_val=2, image_size=(96, 64))
+    for part in ("train", "val"):
+        content = json.loads(Path(f"made/annotations/instances_{part}.json").read_text())
+        content["categories"] = content["categories"][:NUM_CLASSES]
+        known = {category["id"] for category in content["categories"]}
+        content["annotations"] = [a for a in content["annotations"] if a["category_id"] in known]
+        Path("cats").mkdir(exist_ok=True)
+        Path(f"cats/{part}.json").write_text(json.dumps(content))
+    shutil.copytree("made/train", "cats/images")
+    text = (CONFIGS.parent / "docs" / "config.md").read_text(encoding="utf-8")
+    (block,) = re.findall(
+        r"`my_boxes\.py`\.\n\n^```python$(.*?)^```$", text, re.DOTALL | re.MULTILINE
+    )
+    Path("my_boxes.py").write_text(block)
+    cfg = LazyConfig.load("my_boxes.py")
+
+    classes = ["MODEL.ROI_HEADS.NUM_CLASSES", str(NUM_CLASSES), "MODEL.DEVICE", "cpu"]
+    twin = load_config(
+        str(CONFIGS / "COCO-Detection" / "faster_rcnn_R_50_FPN_1x_swn.yaml"), classes
+    )
+    twin.MODEL.SWN.TASKS = ["box"]
+    assert shapes(instantiate(cfg.model)) == shapes(build_model(twin))
+
+    make_small(cfg)
+    cfg.dataloader.train.num_workers = cfg.dataloader.test.num_workers = 0
+    cfg.dataloader.train.mapper.augmentations[0].short_edge_length = [64]
+    model = instantiate(cfg.model)
+    optimizer_of(cfg.optimizer, model)
+    losses = training_losses(model, next(iter(instantiate(cfg.dataloader.train))))
+    sum(losses.values()).backward()
+    assert {"loss_box_reg", "loss_swn_box"} <= losses.keys() and "loss_mask" not in losses
+    assert len(instantiate(cfg.dataloader.test)) == 2
+
+
 def test_is_complete_in_the_file_that_a_run_saves(cfg, tmp_path):
     """Detectron2 saves it before there is a model for ``optimizer.params.model``."""
     LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
@@ -129,10 +170,11 @@ def make_small(cfg):
     backbone.out_channels = model.proposal_generator.head.in_channels = channels
     heads.num_classes = NUM_CLASSES
     heads.box_head.input_shape = ShapeSpec(channels=channels, height=7, width=7)
-    heads.mask_head.input_shape = ShapeSpec(channels=channels, height=14, width=14)
     heads.box_head.fc_dims = [32]
     heads.box_predictor.input_shape = ShapeSpec(channels=32)
-    heads.mask_head.conv_dims = [8, 8]
+    if "mask_head" in heads:
+        heads.mask_head.input_shape = ShapeSpec(channels=channels, height=14, width=14)
+        heads.mask_head.conv_dims = [8, 8]
     cfg.train.max_iter = ITERATIONS
 
 

@@ -21,6 +21,7 @@ from swn_d2.data import make_digit_scenes
 from tests import processes
 from tests.pickles import Call
 from tests.tiny import DETECTORS, tiny_config
+from tests.voc import voc_object, write_voc
 
 TRAIN_NET = Path(__file__).parents[1] / "train_net.py"
 
@@ -181,6 +182,8 @@ def test_stopped_by_a_signal(config_file, data, tmp_path, number, is_two):
             process.kill()
     last = (output / "last_checkpoint").read_text()
     (line,) = (line for line in (output / "log.txt").read_text().splitlines() if "Stopped" in line)
+    words = shlex.split(line.split("to go on from: ")[1])  # as a shell reads what is pasted
+    assert Path(words[0]).resolve() == Path(sys.executable).resolve() or words[0] == "python"
     assert f"Stopped by {number.name} after iteration" in line and last in line
     assert f"{TRAIN_NET} --resume --config-file" in line
     iteration = int(re.search(r"\d+", last).group())
@@ -240,6 +243,71 @@ def test_the_config_is_that_of_the_training(config_file, data, tmp_path):
     assert of_evaluation.read_bytes() == evaluated
     succeed(config_file, data, "--resume")
     assert yaml.safe_load((output / "config.yaml").read_text())["SOLVER"]["MAX_ITER"] == 4
+
+
+WEIGHTER = """
+import torch
+from swn_d2.weighting import SAMPLE_WEIGHTER_REGISTRY, SampleWeighter, SampleWeights
+
+@SAMPLE_WEIGHTER_REGISTRY.register()
+class WellPlaced(SampleWeighter):
+    KEYS = {"OFFSET": 0.5}
+
+    def __init__(self, offset):
+        super().__init__()
+        self.offset = offset
+
+    def forward(self, statistics):
+        return SampleWeights(cls=torch.ones_like(statistics.iou), box=self.offset + statistics.iou)
+"""
+
+
+def test_a_run_knows_its_data_and_asks_for_its_code(config_file, tmp_path, clean_catalog):
+    """From whichever folder; a VOC folder and a weighter that this package does not have."""
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    home.mkdir(), elsewhere.mkdir()
+    (home / "my_weighter.py").write_text(WEIGHTER)
+    dog, cat = voc_object("dog", (5, 5, 40, 40)), voc_object("cat", (30, 10, 80, 50))
+    for split in ("train", "val"):
+        images = {f"{split}{i}": [dog, cat] for i in range(3)}
+        write_voc(home / "pets", images, split, size=(96, 64))
+    code = ["--import", "my_weighter.py"]
+    trained = processes.run(
+        *(TRAIN_NET, "--config-file", config_file, *code),
+        *("--register-voc", "pets_val", "pets", "val", "dog", "cat"),
+        *("--register-voc", "pets_train", "pets", "train", "dog", "cat"),
+        *("DATASETS.TRAIN", "pets_train", "DATASETS.TEST", "pets_val"),
+        *("MODEL.ROI_HEADS.NUM_CLASSES", "2", "SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "(1,)"),
+        *("MODEL.SAMPLE_WEIGHTER.NAME", "WellPlaced", "RECORDING.PERIOD", "1"),
+        *("MODEL.SAMPLE_WEIGHTER.WELLPLACED.OFFSET", "0.75", "OUTPUT_DIR", "run"),
+        cwd=home,
+    )
+    assert trained.returncode == 0, trained.stderr[-4000:]
+    run = home / "run"
+    recorded = (run / "samples.jsonl").read_text().splitlines()[1]
+    columns = json.loads(recorded)["positives"]
+    assert columns["box_weight"] == pytest.approx([0.75 + iou for iou in columns["iou"]], abs=1e-3)
+
+    evaluate = [TRAIN_NET, "--config-file", run / "config.yaml", "--eval-only"]
+    checkpoint = ["MODEL.WEIGHTS", run / "model_final.pth", "OUTPUT_DIR", "evaluated"]
+    refused = processes.run(*evaluate, *checkpoint, cwd=elsewhere)
+    assert refused.returncode == 1
+    assert refused.stderr.splitlines()[-1].endswith("give --import my_weighter.py again.")
+    code[1] = str(home / "my_weighter.py")
+    evaluated = processes.run(*evaluate, *code, *checkpoint, cwd=elsewhere)
+    assert evaluated.returncode == 0, evaluated.stderr[-4000:]
+    assert ap_tables(evaluated.stdout) and ap_tables(evaluated.stdout) == ap_tables(trained.stdout)
+    known = json.loads((elsewhere / "evaluated" / "registered.json").read_text())
+    assert known["data_sets"]["pets_val"]["classes"] == ["dog", "cat"]
+
+    (home / "pets").rename(home / "moved")
+    lost = processes.run(*evaluate, *code, *checkpoint, cwd=elsewhere)
+    assert lost.returncode == 1
+    line = lost.stderr.splitlines()[-1]
+    assert f"pets_val of {run} is not where it was, {home / 'pets'}; say where it is with" in line
+    again = ["--register-voc", "pets_val", home / "moved", "val", "dog", "cat"]
+    found = processes.run(*evaluate, *code, *again, *checkpoint, cwd=elsewhere)
+    assert ap_tables(found.stdout) == ap_tables(trained.stdout)
 
 
 @pytest.fixture
@@ -318,7 +386,7 @@ def test_help_names_every_argument():
     assert result.returncode == 0
     for argument in (
         *("--config-file", "--resume", "--eval-only", "--num-gpus", "--num-machines"),
-        *("--machine-rank", "--dist-url", "--register-coco", "opts"),
+        *("--machine-rank", "--dist-url", "--register-coco", "--register-voc", "--import", "opts"),
     ):
         assert argument in result.stdout
 

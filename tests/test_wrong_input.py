@@ -152,7 +152,7 @@ def test_config_files(fails, content):
 ARGUMENTS = {
     "SOLVER.BASE_LR=0.1": "SOLVER.BASE_LR=0.1: give KEY VALUE with a space",
     "SOLVER.BASE_LR": "no pairs of KEY VALUE",
-    "SOLVER.BASE_LR 0.1 --resume": "--resume stands behind the first KEY VALUE",
+    "SOLVER.BASE_LR 0.1 --resume": "--resume stands behind & : --resume ... SOLVER.BASE_LR 0.1",
     "SOLVER.BASE_LR.X 1": "no config key SOLVER.BASE_LR.X & mean SOLVER.BASE_LR",
     "SOLVER 1": "SOLVER is 1 & a section",
     "--num-machines 2 --machine-rank 2": "--machine-rank is 2 & less than --num-machines",
@@ -161,7 +161,15 @@ ARGUMENTS = {
     "--register-coco x digits digits": "no annotation file digits",
     "DATASETS.TRAIN (7,)": "DATASETS has 7",
     "DATASETS.TEST ('',)": "DATASETS has ''",
-    "DATASETS.TRAIN mine_train": "DATASETS.TRAIN is mine_train & a tuple",
+    "DATASETS.TRAIN mine_trian": "no data set named mine_trian & mean mine_train",
+    "DATASETS.TRAIN 7": "DATASETS.TRAIN is 7 & a tuple & ('a',) for one",
+    "DATASETS.TEST digit_scenes_val": "TEST has digit_scenes_val & DATASETS.TEST mine_val,",
+    "--register-voc x digits": "--register-voc x digits: give a name, a folder and a split",
+    "--register-voc x digits train SEED 1": "no file digits/ImageSets/Main/train.txt",
+    "--import nowhere.py": "--import nowhere.py: there is no such Python file",
+    "--import faster_rcnn.yaml": "--import faster_rcnn.yaml: there is no such Python file",
+    "MODEL.SAMPLE_WEIGHTER.NAME Mine": "is 'Mine' & with --import FILE.py",
+    "MODEL.SAMPLE_WEIGHTER.MINE.POWER 2.0": "no config key & --import FILE.py",
     "OUTPUT_DIR https://nowhere.invalid/x": "is a URL",
     "MODEL.DEVICE gpu": "MODEL.DEVICE is 'gpu' & cuda & cpu",
     "MODEL.DEVICE cuda:x": "MODEL.DEVICE is 'cuda:x'",
@@ -413,6 +421,18 @@ def nothing():
 DIGITS = f"--register-coco digits {ANNOTATIONS} digits/train"
 OTHERS = "--register-coco others digits/annotations/instances_val.json digits/val"
 THIRD = f"--register-coco third {ANNOTATIONS} digits/train"
+
+
+def unfinished():
+    Path("run/registered.json").write_text("{}")
+
+
+def with_code():
+    content = {"format": "swn_d2 registered", "version": 1}
+    content |= {"imports": ["my_weighter.py"], "data_sets": {}}
+    Path("run/registered.json").write_text(json.dumps(content))
+
+
 TOOLS = [
     (save("a.pth", {"model": {}}), "strip_checkpoint.py a.pth b.pth", "a.pth & has no tensor"),
     (save("a.pth", {"model": {"x": 1}}), "strip_checkpoint.py a.pth b.pth", "has no tensor"),
@@ -437,6 +457,16 @@ TOOLS = [
     (nothing, f"new_project.py -o x.yaml {DIGITS} {OTHERS} {THIRD}", "3 data sets & third"),
     (recode("utf-16"), f"new_project.py -o x.yaml {DIGITS} {OTHERS}", "not in UTF-8"),
     (nothing, f"new_project.py -o digits {DIGITS} {OTHERS}", "digits exists already"),
+    (nothing, "measure_noise.py run --import nowhere.py", "no such Python file"),
+    (nothing, "visualize.py run digits --import nowhere.py", "no such Python file"),
+    (nothing, "measure_overhead.py --baseline a --swn b --import no.py", "no such Python file"),
+    (nothing, "report.py run --register-voc x digits train", "no file digits/ImageSets"),
+    (nothing, "figures.py run --register-coco x digits digits", "no annotation file digits"),
+    (nothing, "run_experiments.py x.yaml --import nowhere.py", "no such Python file"),
+    (unfinished, f"visualize.py run {PICTURE}", "registered.json is not what a run notes"),
+    (unfinished, "audit.py run", "registered.json is not what a run notes"),
+    (with_code, f"visualize.py run {PICTURE}", "give --import my_weighter.py again"),
+    (with_code, "audit.py run", "give --import my_weighter.py again"),
 ]
 
 

@@ -31,8 +31,8 @@ from swn_d2.audit.audit import (
 from swn_d2.audit.files import AUDITED, corrected_json, to_csv, to_json, weighted_json
 from swn_d2.audit.page import write_page
 from swn_d2.config import load_config
-from swn_d2.data import add_register_coco_argument, register_from_args
 from swn_d2.files import check_outputs, read_json, write_text
+from swn_d2.own import add_own_arguments, register_own
 
 _NAMES = ("audit.json", "audit.csv", "audit.html")
 
@@ -89,7 +89,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="with --write: take over the suggestions that are more likely right than wrong",
     )
-    add_register_coco_argument(parser)
+    add_own_arguments(parser)
     add_debug_argument(parser)
     return parser.parse_args(argv)
 
@@ -163,7 +163,7 @@ def main() -> None:
     args = parse_args()
     with user_errors_exit(), phase("auditing"):
         check_args(args)
-        register_from_args(args)
+        register_own(args)
         weights = ["MODEL.WEIGHTS", args.weights] if args.weights else []
         if args.before_training:
             cfg = load_config(args.run, weights)

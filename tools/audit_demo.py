@@ -38,13 +38,13 @@ def main() -> None:
     noisy, truth = root / "noisy.json", root / "noisy.truth.json"
     clean = root / "annotations" / "instances_train.json"
     run("tools/add_noise.py", str(clean), str(noisy), "--wrong-classes", str(SHARE))
-    registered = ("--register-coco", "noisy_digits", str(noisy), str(root / "train"))
     run(
-        *("train_net.py", "--config-file", CONFIG, "--resume", *registered),
-        *("DATASETS.TRAIN", "('noisy_digits',)", "OUTPUT_DIR", str(OUTPUT), "SEED", "1"),
+        *("train_net.py", "--config-file", CONFIG, "--resume"),
+        *("--register-coco", "noisy_digits", str(noisy), str(root / "train")),
+        *("DATASETS.TRAIN", "noisy_digits", "OUTPUT_DIR", str(OUTPUT), "SEED", "1"),
         *("SOLVER.MAX_ITER", "600", "SOLVER.STEPS", "(450,)", "TEST.EVAL_PERIOD", "0"),
     )
-    run("tools/audit.py", str(OUTPUT), "--overwrite", *registered)
+    run("tools/audit.py", str(OUTPUT), "--overwrite")
     print(f"\n{SHARE:.0%} of the digits were annotated as another one. What the audit found:\n")
     run("tools/measure_audit.py", str(OUTPUT / "audit.json"), str(truth))
     minutes = (time.monotonic() - start) / 60

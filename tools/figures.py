@@ -21,14 +21,13 @@ with user_errors_exit():
 from swn_d2.analysis.figures import FIGURES
 from swn_d2.analysis.run_folder import open_runs
 from swn_d2.analysis.style import save
-from swn_d2.data import add_register_coco_argument, register_from_args
+from swn_d2.own import add_own_arguments, register_own
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line; ``argv`` defaults to the process's own."""
     parser = argparse.ArgumentParser(
-        usage="%(prog)s RUN [RUN ...] [--only NAME [NAME ...]] [--output FOLDER]\n"
-        "                  [--register-coco NAME ANNOTATIONS.json IMAGE_DIR]",
+        usage="%(prog)s RUN [RUN ...] [--only NAME [NAME ...]] [--output FOLDER] [options]",
         description="Draw what the weights did in a training, or in several side by side, as PNG "
         "files:\nevery figure that the runs have the data for. Name the baseline first.",
         epilog="figures:\n" + "\n".join(f"  {k:12}{info.title}" for k, info in FIGURES.items()),
@@ -41,7 +40,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--output", type=Path, metavar="FOLDER", help="default: figures/ in the first run's folder"
     )
-    add_register_coco_argument(parser)
+    add_own_arguments(parser)
     add_debug_argument(parser)
     return parser.parse_args(argv)
 
@@ -50,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run the tool."""
     args = parse_args(argv)
     with user_errors_exit(), phase("drawing the figures"):
-        register_from_args(args)
+        register_own(args)
         runs = open_runs(args.runs)
         folder = args.output or runs[0].path / "figures"
         drawn = 0

@@ -20,6 +20,7 @@ from swn_d2 import SWNTrainer
 from swn_d2.analysis.run_folder import RunFolder
 from swn_d2.engine import SafeCheckpointer, choose_device
 from swn_d2.errors import UserError, add_debug_argument, phase, user_errors_exit
+from swn_d2.own import add_import_argument, import_file
 from swn_d2.recording import sample_columns, weighters_of
 
 #: The training set in which noisy objects have a ``sample_weight`` of 0, and nothing else differs.
@@ -70,8 +71,11 @@ def main() -> None:
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a training")
     parser.add_argument("--batches", type=int, default=25, help="to look at (default: 25)")
+    add_import_argument(parser)
     add_debug_argument(parser)
     args = parser.parse_args()
+    for file in args.imports:
+        import_file(file)
     if args.batches < 1:
         raise UserError("--batches must be at least 1.")
     for folder in args.runs:

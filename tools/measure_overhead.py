@@ -18,6 +18,7 @@ from swn_d2.checks.clock import alternate, ratio
 from swn_d2.checks.detectors import build_detector, random_picture
 from swn_d2.checks.precision import forward
 from swn_d2.errors import UserError, add_debug_argument, phase, user_errors_exit
+from swn_d2.own import add_import_argument, import_file
 
 
 def step(model: nn.Module, image: dict, iteration: int) -> None:
@@ -43,12 +44,15 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides of both configs"
     )
+    add_import_argument(parser)
     add_debug_argument(parser)
     return parser
 
 
 def main() -> None:
     args = argument_parser().parse_args()
+    for file in args.imports:
+        import_file(file)
     if args.pairs < 1 or min(args.size) < 64:
         raise UserError("--pairs must be at least 1, --size at least 64 64.")
     device = "cuda" if torch.cuda.is_available() else "cpu"

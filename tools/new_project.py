@@ -15,8 +15,8 @@ with user_errors_exit():
 import torch
 from detectron2.data import DatasetCatalog
 
-from swn_d2.data import add_register_coco_argument, register_from_args
 from swn_d2.files import write_new
+from swn_d2.own import add_own_arguments, register_own
 from swn_d2.recipe import plan_project
 from swn_d2.recipe.project import DETECTORS
 from swn_d2.recipe.text import BACKBONE, WEIGHTS
@@ -29,7 +29,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "picture sizes, anchors, classes, with the reasons in comments. Name two data sets: the "
         "first is trained on, the second tested on. Where there is a GPU, the detector is larger.",
     )
-    add_register_coco_argument(parser)
+    add_own_arguments(parser)
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FILE", help="the config to write"
     )
@@ -71,7 +71,7 @@ def main() -> None:
     folder = f"output/{args.output.stem}"
     with user_errors_exit(), phase("looking at the data"):
         before = set(DatasetCatalog.list())
-        register_from_args(args)
+        register_own(args)
         names = [name for name in DatasetCatalog.list() if name not in before]
         project = plan_project(
             names, detector=args.detector, has_gpu=torch.cuda.is_available(), output=folder

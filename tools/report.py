@@ -19,7 +19,7 @@ with user_errors_exit():
 
 from swn_d2.analysis.report import write_report
 from swn_d2.analysis.run_folder import open_runs
-from swn_d2.data import add_register_coco_argument, register_from_args
+from swn_d2.own import add_own_arguments, register_own
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -42,7 +42,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="FILE",
         help="default: report.html in the run's folder, or in the one that all the runs are in",
     )
-    add_register_coco_argument(parser)
+    add_own_arguments(parser)
     add_debug_argument(parser)
     return parser.parse_args(argv)
 
@@ -57,7 +57,7 @@ def main() -> None:
     """Run the tool."""
     args = parse_args()
     with user_errors_exit(), phase("writing the report"):
-        register_from_args(args)
+        register_own(args)
         runs = open_runs(args.runs)
         file = args.output or default_output(args.runs)
         write_report(runs, file)

@@ -3,7 +3,6 @@
 
 import argparse
 import os
-import shlex
 import sys
 from pathlib import Path
 
@@ -13,6 +12,8 @@ with user_errors_exit():
     require_detectron2()
 
 from swn_d2.experiments import Runner, collect, describe, load_matrix, read_known, write_results
+from swn_d2.own import add_import_argument
+from swn_d2.shell import join_words
 
 TRAIN_NET = Path(__file__).resolve().parents[1] / "train_net.py"
 
@@ -46,6 +47,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--dry-run", action="store_true", help="only say what would be done")
     what.add_argument("--table", action="store_true", help="only make the table of what is there")
+    add_import_argument(parser)
     add_debug_argument(parser)
     return parser.parse_args(argv)
 
@@ -54,7 +56,7 @@ def main() -> None:
     """Run the tool."""
     args = parse_args()
     with user_errors_exit(), phase("running the experiments"):
-        matrix = load_matrix(args.matrix)
+        matrix = load_matrix(args.matrix, imports=args.imports)
         known, notes = read_known(matrix, args.known)
         for note in notes:
             print(note, flush=True)
@@ -71,7 +73,9 @@ def main() -> None:
         command = ["python", os.path.relpath(__file__), args.matrix]
         for file in args.known:
             command += ["--known", file]
-        print("\n" + write_results(matrix, results, shlex.join(command)))
+        for file in args.imports:
+            command += ["--import", file]
+        print("\n" + write_results(matrix, results, join_words(command)))
         print(f"In {matrix.output}: results.md, results.csv, runs.csv, results.png")
         for name, reason in failed.items():
             print(f"FAILED: {name}: {reason}", file=sys.stderr)

@@ -28,8 +28,8 @@ from swn_d2.analysis.predictions import (
     output_files,
     save_picture,
 )
-from swn_d2.data import add_register_coco_argument, register_from_args
 from swn_d2.evaluation.pictures import read_pixels
+from swn_d2.own import add_own_arguments, register_own
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -59,7 +59,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="leave out detections with a lower score (default: 0.5)",
     )
     parser.add_argument("--weights", metavar="FILE", help="another checkpoint")
-    add_register_coco_argument(parser)
+    add_own_arguments(parser)
     parser.add_argument(
         "--opts",
         nargs=argparse.REMAINDER,
@@ -77,7 +77,7 @@ def main() -> None:
     with user_errors_exit(), phase("drawing what is found"):
         if not 0 <= args.threshold <= 1:
             raise UserError(f"--threshold is {args.threshold}, but it must be from 0 to 1.")
-        register_from_args(args)
+        register_own(args)
         pictures = find_pictures(args.pictures)
         weights = ["MODEL.WEIGHTS", args.weights] if args.weights else []
         cfg = load_run_config(args.run, [*args.opts, *weights])

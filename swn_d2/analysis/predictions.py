@@ -20,6 +20,7 @@ from ..engine import SafeCheckpointer, check_values, choose_device
 from ..errors import UserError
 from ..evaluation.drawing import PALETTE, draw_box
 from ..evaluation.pictures import Objects, read_dataset
+from ..own import recall
 from .run_folder import RunFolder
 
 __all__ = [
@@ -49,6 +50,7 @@ def load_run_config(run: str, opts: Sequence[str] = ()) -> CfgNode:
     Raises:
         UserError: there is no config, it is not valid, or there is no checkpoint.
     """
+    recall(run if os.path.isdir(run) else os.path.dirname(run))
     if os.path.isdir(run):
         checkpoint = ["MODEL.WEIGHTS", str(RunFolder(run).checkpoint or "")]
         cfg = load_config(os.path.join(run, "config.yaml"), [*checkpoint, *opts])

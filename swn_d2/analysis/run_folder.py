@@ -14,6 +14,7 @@ from ..engine.checkpoint import last_checkpoint
 from ..engine.environment import ENVIRONMENT
 from ..errors import UserError
 from ..files import read_json
+from ..own import recall
 from ..recording import RECORDING, SNAPSHOTS, Record, read_recording
 
 __all__ = ["RunFolder", "open_runs"]
@@ -21,7 +22,7 @@ __all__ = ["RunFolder", "open_runs"]
 
 class RunFolder:
     """A run's folder, read when asked for. What can't be read is None or empty, and
-    :attr:`problems` says why.
+    :attr:`problems` says why. The data sets that it knows get their names in Detectron2.
 
     Attributes:
         path: the folder.
@@ -44,6 +45,10 @@ class RunFolder:
             )
         self.name = name or self.path.resolve().name
         self._problems: dict[str, str] = {}
+        try:
+            recall(self.path)
+        except UserError as error:
+            self._problems["data"] = str(error)
 
     @cached_property
     def cfg(self) -> CfgNode | None:
@@ -58,7 +63,9 @@ class RunFolder:
         try:
             return load_config(str(file))
         except UserError as error:
-            self._problems["cfg"] = f"the config of {self.path} is not one of this version: {error}"
+            self._problems["cfg"] = self._problems.pop("data", None) or (
+                f"the config of {self.path} is not one of this version: {error}"
+            )
             return None
 
     @cached_property
@@ -152,7 +159,7 @@ class RunFolder:
 
     @property
     def problems(self) -> dict[str, str]:
-        """A sentence for each part that is missing or can't be read: "cfg", "metrics",
+        """A sentence for each part that is missing or can't be read: "data", "cfg", "metrics",
         "recording", "checkpoint" or "environment" -> sentence."""
         _ = self.cfg, self.metrics, self.recording, self.checkpoint, self.environment
         return dict(self._problems)

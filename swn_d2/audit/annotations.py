@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from ..data import unknown_dataset
 from ..data.checks.coco import read_coco
 from ..errors import UserError
 from ..evaluation.pictures import read_pixels
@@ -38,10 +39,7 @@ class Annotations:
                 that can't be trained on.
         """
         if name not in DatasetCatalog:
-            raise UserError(
-                f"there is no data set named {name} here; name your own data with "
-                "--register-coco NAME ANNOTATIONS.json IMAGE_DIR."
-            )
+            raise UserError(unknown_dataset(name))
         metadata = MetadataCatalog.get(name)
         if not metadata.get("json_file"):
             raise UserError(

@@ -1,12 +1,12 @@
-"""Data sets: DigitScenes, COCO-format data from the command line, Pascal VOC, and their checks."""
+"""Data sets: DigitScenes, one's own in COCO's format or Pascal VOC's, and their checks."""
 
 from .checks import check_datasets
 from .datasets import (
-    add_register_coco_argument,
     digit_scenes_root,
+    origin_of,
     register_coco,
     register_digit_scenes,
-    register_from_args,
+    unknown_dataset,
 )
 from .digit_scenes import make_digit_scenes
 from .mapper import NamingDatasetMapper
@@ -18,7 +18,6 @@ from .voc import register_all_voc, register_voc
 __all__ = [
     "TrainStream",
     "NamingDatasetMapper",
-    "add_register_coco_argument",
     "check_datasets",
     "end_with_parent",
     "digit_scenes_root",
@@ -26,11 +25,12 @@ __all__ = [
     "load_training_set",
     "make_digit_scenes",
     "number_annotations",
+    "origin_of",
     "register_all_voc",
     "register_coco",
     "register_digit_scenes",
-    "register_from_args",
     "register_voc",
+    "unknown_dataset",
 ]
 
 register_digit_scenes()

@@ -1,12 +1,13 @@
-"""Names for data sets: DigitScenes, and COCO-format data given on the command line.
+"""Names for data sets: DigitScenes, and COCO-format data of one's own.
 
 Detectron2 itself names COCO 2017 (``coco_2017_train``, ...) and Pascal VOC (``voc_2007_trainval``,
 ...). Names live in one process only, so a worker that is started anew registers them again.
 """
 
-import argparse
+import difflib
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -19,12 +20,54 @@ from swn_d2.errors import UserError
 from .sample_weights import SAMPLE_WEIGHT
 
 __all__ = [
-    "add_register_coco_argument",
+    "Origin",
     "digit_scenes_root",
+    "forget_trouble",
+    "origin_of",
     "register_coco",
     "register_digit_scenes",
-    "register_from_args",
+    "unknown_dataset",
 ]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a data set of one's own comes from, kept in its metadata as ``origin``.
+
+    Attributes:
+        given: its paths as they were given; the metadata have those that are opened.
+        run: the folder of the run that knows it, None if it was named on the command line or by a
+            script.
+    """
+
+    given: tuple[str, ...]
+    run: str | None = None
+
+
+def origin_of(name: str) -> Origin | None:
+    """Where a registered data set comes from, None if it is not one's own."""
+    return MetadataCatalog.get(name).get("origin") if name in DatasetCatalog else None
+
+
+def forget_trouble(name: str) -> None:
+    """Forget why a name was unknown, see :func:`unknown_dataset`, since it is given anew."""
+    if MetadataCatalog.get(name).get("trouble"):
+        MetadataCatalog.remove(name)
+
+
+def unknown_dataset(name: str) -> str:
+    """What to say of a name that Detectron2 does not know: why, or what may be meant, and how to
+    mend it."""
+    trouble = MetadataCatalog.get(name).get("trouble")  # see swn_d2.own.notes
+    if trouble:
+        return trouble
+    near = difflib.get_close_matches(name, DatasetCatalog.list())
+    return (
+        f"There is no data set named {name}. "
+        + (f"Did you mean {' or '.join(near)}? " if near else "")
+        + "Name your own data with --register-coco NAME ANNOTATIONS.json IMAGE_DIR or "
+        "--register-voc NAME FOLDER SPLIT."
+    )
 
 
 def digit_scenes_root() -> Path:
@@ -82,17 +125,23 @@ def _leave_out_noisy(annotation: dict, box: list, class_id: int) -> None:
         annotation[SAMPLE_WEIGHT] = 0.0
 
 
-def register_coco(name: str, json_file: str, image_dir: str) -> None:
+def register_coco(
+    name: str, json_file: str, image_dir: str, *, origin: Origin | None = None
+) -> None:
     """Register a COCO-format data set under ``name``. Doing so twice does no harm.
 
     What is inside ``json_file`` is not read here but in :func:`swn_d2.data.check_datasets`: a large
     file takes long to parse, and not every name that is registered is used.
+
+    Args:
+        origin: by default, the paths as they are given here.
 
     Raises:
         UserError: the name belongs to another data set, or the file or the folder does not exist.
     """
     if not name:
         raise UserError("--register-coco has an empty name for a data set; give it one.")
+    json_file, image_dir = os.fspath(json_file), os.fspath(image_dir)
     if name in DatasetCatalog:
         known = MetadataCatalog.get(name)
         files = known.get("json_file"), known.get("image_root")
@@ -112,27 +161,6 @@ def register_coco(name: str, json_file: str, image_dir: str) -> None:
         raise UserError(
             f"Data set {name}: {json_file} or {image_dir} is a URL; download it, and give its path."
         ) from None
-    register_coco_instances(name, {}, json_file, image_dir)
-
-
-def add_register_coco_argument(parser: argparse.ArgumentParser) -> None:
-    """Add the repeatable option ``--register-coco NAME ANNOTATIONS.json IMAGE_DIR``."""
-    parser.add_argument(
-        "--register-coco",
-        nargs=3,
-        action="append",
-        default=[],
-        metavar=("NAME", "ANNOTATIONS.json", "IMAGE_DIR"),
-        help="give a COCO-format data set a name to use in DATASETS.TRAIN and DATASETS.TEST; "
-        "can be repeated",
-    )
-
-
-def register_from_args(args: argparse.Namespace) -> None:
-    """Register what :func:`add_register_coco_argument` collected; call it in every process.
-
-    Raises:
-        UserError: see :func:`register_coco`.
-    """
-    for name, json_file, image_dir in args.register_coco:
-        register_coco(name, json_file, image_dir)
+    forget_trouble(name)
+    origin = origin or Origin((json_file, image_dir))
+    register_coco_instances(name, {"origin": origin}, json_file, image_dir)

@@ -6,12 +6,14 @@ them as crowd, which Detectron2 leaves out of the training and the COCO evaluati
 for nor against a detector.
 """
 
+import contextlib
 import math
 import os
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_voc_instances
@@ -20,9 +22,13 @@ from detectron2.utils.file_io import PathManager
 
 from swn_d2.errors import UserError
 
+from .datasets import Origin, forget_trouble
+
 __all__ = [
     "VOC_EVALUATOR_TYPE",
     "VOCAnnotation",
+    "find_voc_classes",
+    "find_voc_listing",
     "load_voc",
     "read_voc_annotation",
     "register_all_voc",
@@ -48,7 +54,7 @@ def register_all_voc() -> None:
         for split in splits:
             name = f"voc_{year}_{split}_ignore_difficult"
             if name not in DatasetCatalog:
-                register_voc(name, os.path.join(root, f"VOC{year}"), split, year=year)
+                _register(name, os.path.join(root, f"VOC{year}"), split, CLASS_NAMES, year)
 
 
 def register_voc(
@@ -58,6 +64,7 @@ def register_voc(
     class_names: Sequence[str] = CLASS_NAMES,
     *,
     year: int = 2012,
+    origin: Origin | None = None,
 ) -> None:
     """Register a data set in Pascal VOC's layout, its difficult objects ignored.
 
@@ -70,10 +77,16 @@ def register_voc(
         class_names: the classes, in the order of the detector's.
         year: whose definition of VOC's AP to evaluate with: 2007, at 11 points of the
             precision-recall curve, or 2012, the area under it.
+        origin: by default, the folder as it is given here.
 
     Raises:
         UserError: the name belongs to another data set.
     """
+    dirname = os.fspath(dirname)
+    _register(name, dirname, split, class_names, year, origin=origin or Origin((dirname,)))
+
+
+def _register(name, dirname, split, class_names, year, **more) -> None:
     description = {
         "thing_classes": list(class_names),
         "dirname": dirname,
@@ -81,13 +94,55 @@ def register_voc(
         "split": split,
         "evaluator_type": VOC_EVALUATOR_TYPE,
     }
+    forget_trouble(name)
     metadata = MetadataCatalog.get(name)
     if name in DatasetCatalog:
         if any(metadata.get(key) != value for key, value in description.items()):
             raise UserError(f"The data set name {name} is already taken. Choose another.")
         return
     DatasetCatalog.register(name, partial(load_voc, dirname, split, class_names))
-    metadata.set(**description)
+    metadata.set(**description, **more)
+
+
+def find_voc_listing(name: str, dirname: str, split: str) -> Path:
+    """The file that lists the images of a split.
+
+    Args:
+        name: of the data set, for the message.
+
+    Raises:
+        UserError: there is none.
+    """
+    listing = Path(dirname, "ImageSets", "Main", f"{split}.txt")
+    if not listing.is_file():
+        raise UserError(
+            f"Data set {name}: there is no file {listing}, which has the names of the split's "
+            "images, one in each line, without their ending."
+        )
+    return listing
+
+
+def find_voc_classes(dirname: str) -> list[str]:
+    """The classes of a folder in Pascal VOC's layout: VOC's 20 if all objects are of those, else
+    those that occur, sorted.
+
+    All annotations of the folder are looked at, so that its splits have the same classes, whichever
+    objects are in them. Files that can't be read are left to the checks before a training.
+
+    Raises:
+        UserError: there is no object.
+    """
+    found = set()
+    for file in Path(dirname, "Annotations").glob("*.xml"):
+        with contextlib.suppress(OSError, ET.ParseError, UnicodeDecodeError):
+            found |= {element.findtext("name") for element in ET.parse(file).iterfind("object")}
+    found.discard(None)
+    if not found:
+        raise UserError(
+            f"no annotation in {os.path.join(dirname, 'Annotations')} has an object, whose class "
+            "could be taken; is it a folder in Pascal VOC's layout?"
+        )
+    return list(CLASS_NAMES) if found <= set(CLASS_NAMES) else sorted(found)
 
 
 def load_voc(dirname: str, split: str, class_names: Sequence[str]) -> list[dict]:

@@ -2,6 +2,7 @@
 by a cluster's launcher."""
 
 import datetime
+import logging
 import os
 import signal
 import socket
@@ -62,6 +63,8 @@ def launch(
 
 
 def _start_processes(main, place, machine_rank, dist_url, args, device):
+    # Says of each process that it is ended, also where all of them end as they should.
+    logging.getLogger(mp.spawn.__module__).setLevel(logging.ERROR)
     context = mp.spawn(
         _run_started,
         nprocs=place.num_local,

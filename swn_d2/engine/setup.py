@@ -19,7 +19,13 @@ from .checkpoint import last_checkpoint
 from .pickled_arrays import read_pickled_arrays
 from .values import check_values
 
-__all__ = ["check_run", "choose_device", "trace_of_training"]
+__all__ = [
+    "check_output_dir",
+    "check_run",
+    "choose_device",
+    "make_output_dir",
+    "trace_of_training",
+]
 
 # What a training would write over, or go on with.
 _TRACES = ("last_checkpoint", "model_*.pth", "metrics.json", RECORDING, f"{SNAPSHOTS}/*.pth")
@@ -170,15 +176,10 @@ def trace_of_training(folder: str | Path) -> str | None:
 
 
 def _check_files(cfg, eval_only: bool, resume: bool):
-    if "://" in cfg.OUTPUT_DIR:
-        raise UserError(f"OUTPUT_DIR {cfg.OUTPUT_DIR} is a URL; give the path of a folder.")
-    try:
-        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make OUTPUT_DIR {cfg.OUTPUT_DIR}: {error.strerror}.") from error
+    make_output_dir(cfg.OUTPUT_DIR)
     _check_is_writable(Path(cfg.OUTPUT_DIR))
     if not eval_only:
-        _check_output(cfg.OUTPUT_DIR, resume)
+        check_output_dir(cfg.OUTPUT_DIR, resume=resume)
     weights = cfg.MODEL.WEIGHTS
     if eval_only and not weights:
         raise UserError("there is nothing to evaluate: give MODEL.WEIGHTS and a checkpoint.")
@@ -188,6 +189,20 @@ def _check_files(cfg, eval_only: bool, resume: bool):
         training = () if eval_only else cfg.DATASETS.PROPOSAL_FILES_TRAIN
         for file in (*training, *cfg.DATASETS.PROPOSAL_FILES_TEST):
             read_pickled_arrays(file)  # Detectron2 would run the code in it
+
+
+def make_output_dir(folder: str) -> None:
+    """Make a run's folder if there is none.
+
+    Raises:
+        UserError: it can't be made.
+    """
+    if "://" in folder:
+        raise UserError(f"OUTPUT_DIR {folder} is a URL; give the path of a folder.")
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make OUTPUT_DIR {folder}: {error.strerror}.") from error
 
 
 def _check_is_writable(folder: Path):
@@ -203,12 +218,18 @@ def _check_is_writable(folder: Path):
             )
 
 
-def _check_output(folder: str, resume: bool):
+def check_output_dir(folder: str, *, resume: bool) -> None:
+    """Make sure that a training does not write over another one.
+
+    Raises:
+        UserError: the folder holds one that is not resumed, or of which it is not known from which
+            checkpoint it goes on.
+    """
     trace = trace_of_training(folder)
     if trace and not resume:
         raise UserError(
-            f"{folder} already holds a run ({trace}). Continue it with --resume, or give this one "
-            "another OUTPUT_DIR."
+            f"{folder} already holds a run ({trace}). Continue it with --resume (in a script, "
+            "resume_or_load(resume=True)), or give this one another OUTPUT_DIR."
         )
     if resume and not last_checkpoint(folder) and trace and trace.startswith("model_"):
         raise UserError(

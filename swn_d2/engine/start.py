@@ -2,7 +2,8 @@
 
 import logging
 import os
-import shlex
+import shutil
+import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from detectron2.utils.logger import setup_logger
 
 from ..data.sample_weights import without_weights
 from ..files import write_text
+from ..own import note_own
+from ..shell import join_words
 from .console import tidy_console
 from .setup import trace_of_training
 
@@ -96,7 +99,8 @@ def resume_command(argv: Sequence[str]) -> str:
     script, *arguments = argv
     if "--resume" not in arguments:
         arguments.insert(0, "--resume")  # KEY VALUE come last
-    return shlex.join([script, *arguments])
+    python = "python" if shutil.which("python") == sys.executable else sys.executable
+    return join_words([python, script, *arguments])
 
 
 def _seed_of_run(folder: str) -> int | None:
@@ -109,7 +113,8 @@ def _seed_of_run(folder: str) -> int | None:
 
 
 def write_config(cfg, *, eval_only: bool) -> None:
-    """Write the run's config.yaml, once its weights are loaded and nothing keeps it from going on.
+    """Write the run's config.yaml, and what is one's own of its data, once its weights are loaded
+    and nothing keeps it from going on.
 
     An evaluation in the folder of a training leaves the training's as it is; its own will be
     :data:`EVALUATION_CONFIG`.
@@ -122,3 +127,4 @@ def write_config(cfg, *, eval_only: bool) -> None:
     folder = Path(cfg.OUTPUT_DIR)
     if not (eval_only and trace_of_training(folder)):
         write_text(folder / "config.yaml", cfg.dump())
+    note_own(folder, cfg)

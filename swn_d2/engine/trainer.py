@@ -43,7 +43,8 @@ from .optimizer import build_joint_optimizer
 from .recorder import SampleRecorder
 from .retinanet_history import RetinaNetHistory
 from .schedule import length_in_words, schedule_faults
-from .start import EVALUATION_CONFIG
+from .setup import check_output_dir, make_output_dir
+from .start import EVALUATION_CONFIG, write_config
 from .stopping import StopOnSignal
 
 __all__ = ["SWNTrainer"]
@@ -62,6 +63,9 @@ class SWNTrainer(DefaultTrainer):
 
     SIGTERM and Ctrl-C end a training with a checkpoint: see :class:`.stopping.StopOnSignal`.
 
+    It makes the folder ``OUTPUT_DIR``, and :meth:`train` writes ``config.yaml`` there; a run that
+    is in it already can only be resumed.
+
     Attributes:
         resume_command: what is then said to go on with.
     """
@@ -72,6 +76,7 @@ class SWNTrainer(DefaultTrainer):
         # DefaultTrainer's steps, since two of them do not fit: its DistributedDataParallel can't
         # wrap a model on the CPU, and its checkpointer overwrites files in place.
         TrainerBase.__init__(self)
+        make_output_dir(cfg.OUTPUT_DIR)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         # Of torch's generator, which a script without a SEED may have seeded itself.
@@ -93,6 +98,7 @@ class SWNTrainer(DefaultTrainer):
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter = 0
+        self._resumes = False
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
@@ -236,6 +242,26 @@ class SWNTrainer(DefaultTrainer):
         where = next(i for i, hook in enumerate(ret) if isinstance(hook, hooks.EvalHook))
         return ret[:where] + around + ret[where:]
 
+    def resume_or_load(self, resume=True):
+        self._resumes = resume
+        return super().resume_or_load(resume=resume)
+
+    def train(self):
+        """Train until ``SOLVER.MAX_ITER``, and evaluate.
+
+        Raises:
+            UserError: ``OUTPUT_DIR`` holds a run, which is not resumed.
+        """
+        check_output_dir(self.cfg.OUTPUT_DIR, resume=self._resumes)
+        comm.synchronize()  # what one process now writes is no other run to the others
+        write_config(self.cfg, eval_only=False)
+        if isinstance(self.data_loader, TrainStream):
+            num_pictures, solver = self.data_loader.num_images, self.cfg.SOLVER
+            _logger.info(length_in_words(solver.MAX_ITER, solver.IMS_PER_BATCH, num_pictures))
+            for fault in schedule_faults(self.cfg, num_pictures):
+                _logger.warning(fault)
+        return super().train()
+
     def _save_between(self) -> str:
         """Write a checkpoint, in every process, if none has just been due."""
         name = f"model_{self.iter:07d}"
@@ -245,14 +271,6 @@ class SWNTrainer(DefaultTrainer):
                     hook.gather()
             self.checkpointer.save(name, iteration=self.iter)
         return f"{name}.pth"
-
-    def train(self):
-        if isinstance(self.data_loader, TrainStream):
-            num_pictures, solver = self.data_loader.num_images, self.cfg.SOLVER
-            _logger.info(length_in_words(solver.MAX_ITER, solver.IMS_PER_BATCH, num_pictures))
-            for fault in schedule_faults(self.cfg, num_pictures):
-                _logger.warning(fault)
-        return super().train()
 
     def before_train(self):
         if comm.is_main_process():

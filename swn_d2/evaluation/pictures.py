@@ -13,6 +13,7 @@ from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode
 from PIL import Image, UnidentifiedImageError
 
+from ..data import unknown_dataset
 from ..data.checks.pictures import check_depth
 from ..errors import UserError
 from ..files import read_json
@@ -85,10 +86,7 @@ def read_dataset(name: str) -> list[dict[str, Any]]:
         UserError: there is no data set of that name, or it can't be read.
     """
     if name not in DatasetCatalog:
-        raise UserError(
-            f"there is no data set named {name} here; name your own data with "
-            "--register-coco NAME ANNOTATIONS.json IMAGE_DIR."
-        )
+        raise UserError(unknown_dataset(name))
     try:
         return DatasetCatalog.get(name)
     # What Detectron2's and pycocotools' readers raise for files that are missing or damaged.

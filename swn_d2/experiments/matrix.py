@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 from ..config import load_config
 from ..errors import UserError
 from ..files import read_yaml
+from ..own import import_file
 
 __all__ = ["CHECKPOINT", "Matrix", "Run", "flat_config", "load_matrix"]
 
@@ -23,7 +24,9 @@ OWN_KEYS = ("SEED", "OUTPUT_DIR")
 #: What stands for the seed in a command, an argument or an override.
 SEED = "{seed}"
 #: Arguments of train_net.py that the tool gives itself, or does not support.
-OWN_ARGUMENTS = ("--config-file", "--resume", "--eval-only", "--num-machines", "--machine-rank")
+OWN_ARGUMENTS = (
+    *("--config-file", "--resume", "--eval-only", "--num-machines", "--machine-rank", "--import"),
+)
 
 
 @dataclass(frozen=True)
@@ -116,12 +119,17 @@ class Matrix:
         ]
 
 
-def load_matrix(file: str | Path) -> Matrix:
+def load_matrix(file: str | Path, *, imports: Sequence[str] = ()) -> Matrix:
     """Read and check a matrix, and every config file that it names.
+
+    Args:
+        imports: Python files that register what it names, imported here and by every run.
 
     Raises:
         UserError: the file can't be read, or something in it is not as it must be.
     """
+    for python_file in imports:
+        import_file(python_file)
     top = _Section(read_yaml(file), str(file))
     title = top.take("title", _is_text, "a text", Path(file).stem)
     output = Path(top.take("output", _is_text, "the path of a folder"))
@@ -132,7 +140,9 @@ def load_matrix(file: str | Path) -> Matrix:
     arguments = top.take("train_net_args", _are_scalars, "a list of arguments", [])
     forbidden = [argument for argument in arguments if argument in OWN_ARGUMENTS]
     if forbidden:
-        raise top.error(f"train_net_args can't have {forbidden[0]}.")
+        raise top.error(f"train_net_args can't have {forbidden[0]}, which this tool gives itself.")
+    for python_file in imports:
+        arguments = ["--import", python_file, *arguments]
     common = top.take("common", _is_mapping, "a mapping from config keys to values", {})
     baseline = top.take("baseline", _is_text, "the name of a row")
     checkpoint = top.take(CHECKPOINT, _is_mapping, "a mapping with a config", None)

@@ -16,6 +16,7 @@ from typing import Any
 
 from ..engine.environment import surroundings
 from ..errors import UserError
+from ..shell import join_words
 from . import records
 from .known import Known, take_stock
 from .matrix import Matrix, Run
@@ -179,7 +180,7 @@ class Runner:
         if gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = gpu
         with open(run.folder / records.LOG, "ab") as log:
-            log.write(f"\n$ {shlex.join(command)}\n".encode())
+            log.write(f"\n$ {join_words(command)}\n".encode())
             log.flush()
             log_start = log.tell()  # of the file that the process writes to: it moves on with it
             popen = subprocess.Popen(
@@ -341,7 +342,7 @@ def describe(matrix: Matrix, train_net: Path, known: Known | None = None) -> lis
             verb = "evaluate" if run.is_evaluation else "train"
             if records.has_checkpoint(run) and not run.is_evaluation:
                 verb = f"go on, {records.iterations_done(run)} of {run.iterations} iterations done"
-            command = shlex.join([os.path.relpath(train_net), *run.arguments()])
+            command = join_words(["python", os.path.relpath(train_net), *run.arguments()])
             lines.append(f"{run.name}: {verb}\n    {command}")
     return lines
 

@@ -94,7 +94,10 @@ def build_sample_weighter(cfg, *, box_loss_dim: int, has_mask: bool) -> SampleWe
     name = cfg.MODEL.SAMPLE_WEIGHTER.NAME
     if name not in SAMPLE_WEIGHTER_REGISTRY:
         known = ", ".join(sorted(key for key, _ in SAMPLE_WEIGHTER_REGISTRY))
-        raise UserError(f"MODEL.SAMPLE_WEIGHTER.NAME is {name!r}, but it must be one of: {known}.")
+        raise UserError(
+            f"MODEL.SAMPLE_WEIGHTER.NAME is {name!r}, but it must be one of: {known}; or name the "
+            "file that registers it with --import FILE.py."
+        )
     weighter = SAMPLE_WEIGHTER_REGISTRY.get(name)
     arguments = weighter.from_config(cfg, box_loss_dim=box_loss_dim, has_mask=has_mask)
     return add_control(weighter(**arguments), cfg.MODEL.SAMPLE_WEIGHTER.CONTROL)

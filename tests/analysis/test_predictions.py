@@ -147,7 +147,7 @@ def test_the_predictor_has_the_checkpoint_and_goes_down_to_the_threshold(run):
 
 def test_class_names(tmp_path, clean_catalog):
     cfg = tiny_config("DATASETS.TEST", ("predicted_val",), "DATASETS.TRAIN", ("predicted_train",))
-    with pytest.raises(UserError, match="no data set named predicted_val .*--register-coco"):
+    with pytest.raises(UserError, match="no data set named predicted_val.*--register-coco"):
         class_names(cfg)
     root = make_digit_scenes(tmp_path / "digits", num_train=1, num_val=1, image_size=(96, 64))
     annotations = root / "annotations" / "instances_train.json"

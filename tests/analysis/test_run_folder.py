@@ -3,11 +3,13 @@
 import json
 
 import pytest
+from detectron2.data import MetadataCatalog
 
 from swn_d2.analysis.run_folder import RunFolder, open_runs
 from swn_d2.errors import UserError
 from swn_d2.recording import RECORDING
 from tests.analysis.samples import random_records, run_folder
+from tests.voc import write_voc
 
 
 def write_metrics(folder, *rows, end=""):
@@ -42,6 +44,27 @@ def test_a_whole_folder(tmp_path):
 def test_no_folder(tmp_path):
     with pytest.raises(UserError, match=f"no folder {tmp_path}/gone; give the OUTPUT_DIR"):
         RunFolder(tmp_path / "gone")
+
+
+@pytest.mark.usefixtures("clean_catalog")
+def test_data_and_code_of_ones_own(tmp_path):
+    """Names are known with the folder; of the code it is said that it is needed."""
+    folder = tmp_path / "run"
+    run_folder(folder, [])
+    paths = {"folder": {"absolute": write_voc(tmp_path / "pets", {}), "given": "pets"}}
+    pets = {"format": "voc", "split": "train", "classes": ["dog"], "paths": paths}
+    content = {"format": "swn_d2 registered", "version": 1}
+    content |= {"imports": ["my_class.py"], "data_sets": {"run_folder_pets": pets}}
+    (folder / "registered.json").write_text(json.dumps(content))
+    run = RunFolder(folder)
+    assert MetadataCatalog.get("run_folder_pets").thing_classes == ["dog"]
+    assert run.cfg is not None  # which can be read without
+    assert run.problems["data"].endswith("give --import my_class.py again.")
+    with open(folder / "config.yaml", "a") as file:
+        file.write("MY_CLASS: {}\n")
+    run = RunFolder(folder)
+    assert run.problem("cfg").endswith("give --import my_class.py again.")
+    assert "data" not in run.problems  # once is enough
 
 
 def test_an_empty_folder(tmp_path):

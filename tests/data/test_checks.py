@@ -1,18 +1,20 @@
 import json
 import logging
 import math
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
-from detectron2.data.datasets import register_pascal_voc
+from detectron2.data.datasets import register_coco_instances, register_pascal_voc
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from swn_d2.data import check_datasets, make_digit_scenes, register_coco, register_voc
 from swn_d2.errors import UserError
+from swn_d2.own import note_own, recall
 from tests.voc import CLASSES, voc_object, write_voc
 
 
@@ -280,6 +282,56 @@ def test_categories_that_differ(own, train_cfg, clean_catalog):
     train_cfg.DATASETS.TEST = ("other",)
     message = message_for(train_cfg)
     assert "own and other differ" in message and "number 4 is '3' in one and 'three'" in message
+
+
+@pytest.fixture
+def foreign(own, tmp_path, clean_catalog):
+    """A test set that a config of ours might have, as Detectron2 registers it."""
+    file = tmp_path / "foreign.json"
+    content = json.loads(own.file.read_text())
+    content["categories"] = content["categories"][:3]
+    content["annotations"] = [a for a in content["annotations"] if a["category_id"] <= 3]
+    file.write_text(json.dumps(content))
+    register_coco_instances("foreign", {}, str(file), str(own.images))
+    return file
+
+
+def test_a_test_set_that_was_forgotten(own, train_cfg, foreign):
+    train_cfg.DATASETS.TEST = ("foreign",)
+    for _ in range(2):  # it is of other classes; it is not there
+        message = message_for(train_cfg)
+        assert message.startswith("DATASETS.TEST has foreign, which does not go with your own data")
+        assert re.search(r'; add DATASETS.TEST \w+, or DATASETS.TEST "\(\)" for no', message)
+        foreign.unlink(missing_ok=True)
+    shutil.copy(own.file, own.file.with_name("val.json"))
+    register_coco("own_val", str(own.file.with_name("val.json")), str(own.images))
+    assert "add DATASETS.TEST own_val, or" in message_for(train_cfg)
+    train_cfg.DATASETS.TRAIN = ("foreign",)  # nothing is forgotten
+    assert "foreign: there is no annotation file" in message_for(train_cfg)
+    train_cfg.DATASETS.TRAIN, train_cfg.DATASETS.TEST = ("own",), ("own_vla",)
+    assert "no data set named own_vla. Did you mean own_val" in message_for(train_cfg)
+
+
+def test_another_mistake_of_a_foreign_test_set_is_told(own, train_cfg, foreign):
+    content = json.loads(foreign.read_text())
+    del content["images"]
+    foreign.write_text(json.dumps(content))
+    train_cfg.DATASETS.TEST = ("foreign",)
+    assert 'foreign.json is not in COCO format: it has no "images"' in message_for(train_cfg)
+
+
+def test_classes_that_are_no_longer_those_of_the_run(own, train_cfg, tmp_path, clean_catalog):
+    MetadataCatalog.get("own").thing_classes = list("0123456789")
+    note_own(tmp_path / "run", train_cfg)
+    DatasetCatalog.remove("own")
+    MetadataCatalog.remove("own")
+    recall(tmp_path / "run")
+    check_datasets(train_cfg)
+    own.content["categories"][3]["name"] = "three"
+    own.save()
+    message = message_for(train_cfg)
+    assert "own has the categories 0, 1, 2, three, 4, 5" in message
+    assert f"for {tmp_path / 'run'} it had 0, 1, 2, 3, 4, 5" in message
 
 
 def test_a_value_of_the_wrong_type(own, train_cfg):

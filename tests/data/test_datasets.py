@@ -1,15 +1,11 @@
-import argparse
-
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from pycocotools import mask
 
 from swn_d2.data import (
-    add_register_coco_argument,
     make_digit_scenes,
     register_coco,
     register_digit_scenes,
-    register_from_args,
 )
 from swn_d2.errors import UserError
 
@@ -17,12 +13,6 @@ from swn_d2.errors import UserError
 @pytest.fixture
 def files(scenes):
     return str(scenes / "annotations" / "instances_val.json"), str(scenes / "val")
-
-
-def parse(*argv):
-    parser = argparse.ArgumentParser()
-    add_register_coco_argument(parser)
-    return parser.parse_args(argv)
 
 
 def test_digit_scenes_have_names_after_import():
@@ -74,16 +64,6 @@ def test_training_sets_that_know_what_is_noisy(digit_scenes_here):
     for a in clean:  # they are the extents of the masks
         x, y, w, h = mask.toBbox(a["segmentation"])
         assert a["bbox"] == [x, y, w, h]
-
-
-def test_register_from_the_command_line(files, clean_catalog):
-    args = parse("--register-coco", "one", *files, "--register-coco", "two", *files)
-    register_from_args(args)
-    register_from_args(args)  # as a parent and its worker in one process would
-    assert len(DatasetCatalog.get("one")) == len(DatasetCatalog.get("two")) == 20
-    assert MetadataCatalog.get("one").thing_classes == list("0123456789")
-    assert MetadataCatalog.get("one").evaluator_type == "coco"
-    register_from_args(parse())  # the option may be left out
 
 
 def test_a_name_that_is_taken(files, clean_catalog):

@@ -191,7 +191,7 @@ def test_precise_batch_normalisation_is_refused(config):
     SWNTrainer(config("TEST.PRECISE_BN.ENABLED", True, *WITHOUT))
 
 
-def test_a_train_loader_of_ones_own(config):
+def test_a_train_loader_of_ones_own(config, tmp_path):
     assert not memories_of(Detectron2sSignature(config(*WITHOUT)))
     with pytest.raises(UserError) as error:
         Detectron2sSignature(config())
@@ -203,5 +203,6 @@ def test_a_train_loader_of_ones_own(config):
     without_test = config("DATASETS.TEST", (), "SOLVER.MAX_ITER", 1, "SOLVER.STEPS", ())
     (memory,) = memories_of(train(PassingOn(without_test)))
     assert memory.seen.any()
+    elsewhere = config("DATASETS.TEST", (), "OUTPUT_DIR", str(tmp_path / "elsewhere"))
     with pytest.raises(SystemExit, match="numbers. Train with swn_d2.SWNTrainer.*NamingDataset"):
-        train(PlainMapper(without_test))
+        train(PlainMapper(elsewhere))

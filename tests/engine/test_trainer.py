@@ -5,11 +5,13 @@ import json
 import os
 import resource
 import signal
+from pathlib import Path
 
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
 
+from swn_d2 import load_config
 from swn_d2.engine import SafeCheckpointer, SWNTrainer
 from swn_d2.errors import UserError
 from tests.tiny import NUM_CLASSES, batch, tiny_config, tiny_model
@@ -79,7 +81,6 @@ def test_n_and_n_resumed_steps_are_2n_steps(tmp_path):
 def test_train_writes_what_a_user_looks_for(training_opts, tmp_path):
     opts = [*training_opts, "SOLVER.MAX_ITER", 20, "TEST.EVAL_PERIOD", 20]
     cfg = tiny_config(*opts, reading="authors")
-    os.makedirs(cfg.OUTPUT_DIR)
     trainer = SWNTrainer(cfg)
     trainer.resume_or_load(resume=False)
     trainer.train()
@@ -98,9 +99,35 @@ def test_train_writes_what_a_user_looks_for(training_opts, tmp_path):
     } <= set(metrics)
 
 
+def test_in_a_script_it_makes_its_folder_and_writes_over_no_run(training_opts, scenes):
+    cfg = tiny_config(*training_opts, "SOLVER.MAX_ITER", 2, "DATASETS.TEST", ())
+    folder = Path(cfg.OUTPUT_DIR)
+    assert not folder.exists()
+    SWNTrainer(cfg).train()
+    config = (folder / "config.yaml").read_bytes()
+    assert load_config(str(folder / "config.yaml")).SOLVER.MAX_ITER == 2
+    known = json.loads((folder / "registered.json").read_text())["data_sets"]["few_digits_train"]
+    assert known["paths"]["images"]["absolute"] == str(scenes / "train")
+    assert known["classes"] == list("0123456789")
+
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    trainer = SWNTrainer(tiny_config(*training_opts, "SOLVER.MAX_ITER", 4, "DATASETS.TEST", ()))
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"already holds a run .*resume_or_load\(resume=True\)"):
+            trainer.train()
+        assert {file: file.read_bytes() for file in before} == before
+        trainer.resume_or_load(resume=False)  # which does not make it right
+    trainer.resume_or_load(resume=True)
+    trainer.train()
+    assert trainer.start_iter == 2 and (folder / "config.yaml").read_bytes() != config
+
+    (folder.parent / "file").touch()
+    with pytest.raises(UserError, match="cannot make OUTPUT_DIR .*file/run"):
+        SWNTrainer(tiny_config(*training_opts, "OUTPUT_DIR", str(folder.parent / "file" / "run")))
+
+
 def test_the_learning_rate_that_is_reported_is_the_detectors(training_opts):
     cfg = tiny_config(*training_opts, "SOLVER.BASE_LR", 0.02, "SOLVER.WARMUP_ITERS", 0)
-    os.makedirs(cfg.OUTPUT_DIR)
     trainer = SWNTrainer(cfg)
     trainer.train()
     # After the step at iteration 5.

@@ -1,12 +1,14 @@
 """The file that says what is run."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 from swn_d2 import UserError
 from swn_d2.experiments import load_matrix
+from swn_d2.own import imports
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "configs" / "experiments").glob("*.yaml"))
@@ -27,6 +29,24 @@ def test_runs_are_rows_times_seeds(write_matrix, config_file, tmp_path):
     ]
     assert {run.iterations for run in matrix.runs} == {4}
     assert matrix.title == "matrix" and matrix.metrics == ("bbox/AP",)
+
+
+def test_code_of_ones_own(write_matrix, tmp_path, monkeypatch):
+    """It is imported here, by every run, and is part of what a result depends on."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(imports, "_imported", {})
+    (tmp_path / "my_matrix_code.py").write_text("")
+    file = write_matrix(train_net_args=["--num-gpus", 2])
+    try:
+        run = load_matrix(file, imports=["my_matrix_code.py"]).runs[0]
+        assert imports.is_imported("my_matrix_code.py")
+    finally:
+        sys.modules.pop("my_matrix_code", None)
+    words = ["--import", "my_matrix_code.py", "--num-gpus", "2"]
+    assert run.settings["train_net_args"] == words
+    assert " ".join(words) in " ".join(run.arguments())
+    with pytest.raises(UserError, match="train_net_args can't have --import, which this tool"):
+        load_matrix(write_matrix(train_net_args=["--import", "my_matrix_code.py"]))
 
 
 def test_a_rows_own_overrides_come_last(write_matrix, config_file):

@@ -3,6 +3,7 @@
 import importlib
 import os
 import re
+import shlex
 import shutil
 import signal
 import sys
@@ -198,6 +199,9 @@ def test_dry_run_and_table_run_nothing(write_matrix, run_here, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "plain, seed 1: train" and lines[2] == "lambda 0.1, seed 1: train"
     assert "train_net.py --config-file" in lines[1] and "--resume" in lines[1]
+    words = shlex.split(lines[1])  # as a shell reads what is pasted
+    run = load_matrix(file).runs[0]
+    assert words == ["python", os.path.relpath(TOOL.parents[1] / "train_net.py"), *run.arguments()]
     assert run_here(file, "--table").endswith("output has no results yet.")
     assert not load_matrix(file).output.exists()
 

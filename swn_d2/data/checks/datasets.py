@@ -1,10 +1,12 @@
 """Whether a config and the data sets it names fit together; the entry to all checks of data."""
 
-import difflib
+import os
+from collections.abc import Sequence
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from swn_d2.data.datasets import origin_of, unknown_dataset
 from swn_d2.data.voc import VOC_EVALUATOR_TYPE
 from swn_d2.errors import UserError
 
@@ -50,9 +52,15 @@ def check_data(cfg: CfgNode, *, eval_only: bool = False) -> dict[str, list[str]]
         if not isinstance(name, str) or not name:
             raise UserError(f"DATASETS has {name!r}, which can't be the name of a data set.")
     for name in dict.fromkeys((*train, *test)):
+        is_forgotten = _is_forgotten(train, name)
+        if is_forgotten and not _is_there(name):
+            raise UserError(_forgotten(train, name))
         classes = _check_dataset(cfg, name, is_train=name in train, is_test=name in test)
-        if classes is not None:
-            categories[name] = classes
+        if classes is None:
+            continue
+        if is_forgotten and classes not in categories.values():
+            raise UserError(_forgotten(train, name))
+        categories[name] = classes
     # Where they differ no number of classes would be right.
     _check_same_categories(categories)
     return categories
@@ -61,11 +69,13 @@ def check_data(cfg: CfgNode, *, eval_only: bool = False) -> dict[str, list[str]]
 def _check_dataset(cfg: CfgNode, name: str, *, is_train: bool, is_test: bool) -> list[str] | None:
     """The categories of a data set in which no mistake was found; None if its format is unknown."""
     if name not in DatasetCatalog:
-        raise UserError(_unknown_name(name))
+        raise UserError(unknown_dataset(name))
     metadata = MetadataCatalog.get(name)
     kind = metadata.get("evaluator_type")
     if kind in CHECKS:
-        return CHECKS[kind](cfg, metadata, is_train=is_train, is_test=is_test)
+        classes = CHECKS[kind](cfg, metadata, is_train=is_train, is_test=is_test)
+        _check_still_the_same(name, classes)
+        return classes
     if is_test:
         raise UserError(
             f"DATASETS.TEST has {name}, whose evaluator type is {kind!r}; swn_d2 evaluates "
@@ -74,12 +84,36 @@ def _check_dataset(cfg: CfgNode, name: str, *, is_train: bool, is_test: bool) ->
     return None
 
 
-def _unknown_name(name: str) -> str:
-    near = difflib.get_close_matches(name, DatasetCatalog.list())
+def _check_still_the_same(name: str, classes: list[str]) -> None:
+    """The categories must be those that the run was trained with, where it knows them."""
+    origin = origin_of(name)
+    known = list(MetadataCatalog.get(name).get("thing_classes", ()))
+    if origin and origin.run and known != classes:
+        raise UserError(
+            f"Data set {name} has the categories {', '.join(map(str, classes))}, but for "
+            f"{origin.run} it had {', '.join(map(str, known))}; its annotations have changed. Put "
+            "the old ones there, or start a run of another OUTPUT_DIR."
+        )
+
+
+def _is_forgotten(train: Sequence[str], name: str) -> bool:
+    """Whether data of one's own are trained on, and this one may be what only a config has meant to
+    test on."""
+    is_known = name in DatasetCatalog and name not in train
+    return is_known and not origin_of(name) and any(map(origin_of, train))
+
+
+def _is_there(name: str) -> bool:
+    metadata = MetadataCatalog.get(name)
+    places = [metadata.get(key) for key in ("json_file", "dirname")]
+    return all(os.path.exists(place) for place in places if place)
+
+
+def _forgotten(train: Sequence[str], name: str) -> str:
+    own = [n for n in DatasetCatalog.list() if origin_of(n) and n not in train]
     return (
-        f"There is no data set named {name}. "
-        + (f"Did you mean {' or '.join(near)}? " if near else "")
-        + "Name your own data with --register-coco NAME ANNOTATIONS.json IMAGE_DIR."
+        f"DATASETS.TEST has {name}, which does not go with your own data in DATASETS.TRAIN; add "
+        f'DATASETS.TEST {own[-1] if own else "NAME"}, or DATASETS.TEST "()" for no evaluation.'
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.data import Metadata
 
-from swn_d2.data.voc import VOCAnnotation, read_voc_annotation
+from swn_d2.data.voc import VOCAnnotation, find_voc_listing, read_voc_annotation
 from swn_d2.errors import UserError
 from swn_d2.files import read_text
 
@@ -33,8 +33,8 @@ def check_voc(cfg: CfgNode, metadata: Metadata, *, is_train: bool, is_test: bool
         UserError: the first mistake.
     """
     root = Path(metadata.dirname)
-    listing = root / "ImageSets" / "Main" / f"{metadata.split}.txt"
-    ids = _read_listing(metadata.name, listing)
+    listing = find_voc_listing(metadata.name, metadata.dirname, metadata.split)
+    ids = _read_ids(metadata.name, listing)
     if is_train and cfg.MODEL.MASK_ON:
         raise UserError(
             f"Data set {metadata.name} has no masks to train on; add the override MODEL.MASK_ON "
@@ -52,10 +52,8 @@ def check_voc(cfg: CfgNode, metadata: Metadata, *, is_train: bool, is_test: bool
     return classes
 
 
-def _read_listing(name: str, listing: Path) -> list[str]:
+def _read_ids(name: str, listing: Path) -> list[str]:
     """The ids of the images."""
-    if not listing.is_file():
-        raise UserError(f"Data set {name}: there is no file {listing}.")
     ids = read_text(listing).split()
     if len(ids) < 2:
         number = "only one" if ids else "no"
