@@ -15,7 +15,7 @@ from ..errors import UserError, phase
 from ..modeling.inference import Suppression
 from ..modeling.timm_backbone import check_timm_config
 from ..weighting import build_sample_weighter
-from .checkpoint import last_checkpoint
+from .checkpoint import checkpoints, last_checkpoint
 from .pickled_arrays import read_pickled_arrays
 from .recorder import SNAPSHOTS
 from .recording import RECORDING
@@ -213,9 +213,9 @@ def _check_output(folder: str, resume: bool):
             f"{folder} already holds a run ({trace}). Continue it with --resume, or give this one "
             "another OUTPUT_DIR."
         )
-    if resume and not last_checkpoint(folder) and trace and trace.startswith("model_"):
+    if resume and not last_checkpoint(folder) and (there := checkpoints(folder)):
         raise UserError(
-            f"{folder} holds {trace}, but its last_checkpoint is missing, so --resume would start "
-            "anew and write over it. Write into that file the name of the checkpoint to go on "
-            "from, or give another OUTPUT_DIR."
+            f"{folder} holds {there[0].name}, but its last_checkpoint is missing, so --resume "
+            "would start anew and write over it. Write into that file the name of the checkpoint "
+            "to go on from, or give another OUTPUT_DIR."
         )

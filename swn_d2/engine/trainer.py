@@ -33,6 +33,7 @@ from ..evaluation import build_voc_evaluator
 from ..files import write_text
 from ..random_numbers import STEP, seed_at
 from ..weighting.memory import ObjectMemory
+from .best import BestCheckpoint
 from .checkpoint import SafeCheckpointer
 from .environment import write_environment
 from .inner_trainer import inner_trainer_class
@@ -219,7 +220,10 @@ class SWNTrainer(DefaultTrainer):
         around.append(StopOnSignal(self._save_between, lambda: self.resume_command))
         ret = [hook for hook in ret if hook not in around]
         where = next(i for i, hook in enumerate(ret) if isinstance(hook, hooks.EvalHook))
-        return ret[:where] + around + ret[where:]
+        after = [BestCheckpoint(self.checkpointer)]
+        if not (self.cfg.TEST.EVAL_PERIOD > 0 and comm.is_main_process()):
+            after = []
+        return ret[:where] + around + ret[where : where + 1] + after + ret[where + 1 :]
 
     def _save_between(self) -> str:
         """Write a checkpoint, in every process, if none has just been due."""
