@@ -25,6 +25,8 @@ __all__ = [
     "read_dataset",
     "read_detections",
     "read_pixels",
+    "read_results",
+    "unknown_dataset",
 ]
 
 
@@ -80,6 +82,14 @@ class Objects:
         ]
 
 
+def unknown_dataset(name: str) -> str:
+    """What to say of a name that no data set has."""
+    return (
+        f"there is no data set named {name} here; name your own data with --register-coco NAME "
+        "ANNOTATIONS.json IMAGE_DIR."
+    )
+
+
 def read_dataset(name: str) -> list[dict[str, Any]]:
     """The entries of a data set that Detectron2 knows, in its format.
 
@@ -87,10 +97,7 @@ def read_dataset(name: str) -> list[dict[str, Any]]:
         UserError: there is no data set of that name, or it can't be read.
     """
     if name not in DatasetCatalog:
-        raise UserError(
-            f"there is no data set named {name} here; name your own data with "
-            "--register-coco NAME ANNOTATIONS.json IMAGE_DIR."
-        )
+        raise UserError(unknown_dataset(name))
     try:
         return DatasetCatalog.get(name)
     # What Detectron2's and pycocotools' readers raise for files that are missing or damaged.
@@ -102,20 +109,15 @@ def read_dataset(name: str) -> list[dict[str, Any]]:
         ) from error
 
 
-def read_detections(
-    results_file: str | Path, dataset_name: str, score_threshold: float
-) -> dict[int | str, Objects]:
-    """What was detected in each image, by image id, the highest score first.
+def read_results(results_file: str | Path) -> list[dict[str, Any]]:
+    """The detections in COCO's format that an evaluation left.
 
     Args:
         results_file: ``coco_instances_results.json``, which an evaluation leaves in ``inference/``
             of its output directory.
-        dataset_name: the data set that was evaluated. It must have been read before, since its
-            classes are known only then.
-        score_threshold: detections with a lower score are left out.
 
     Raises:
-        UserError: the results can't be read, or are those of other data.
+        UserError: they can't be read.
     """
     try:
         results = read_json(results_file)
@@ -129,6 +131,24 @@ def read_detections(
             f"{results_file} is not the list of detections that an evaluation writes; evaluate the "
             "model again."
         )
+    return results
+
+
+def read_detections(
+    results_file: str | Path, dataset_name: str, score_threshold: float
+) -> dict[int | str, Objects]:
+    """What was detected in each image, by image id, the highest score first.
+
+    Args:
+        results_file: see :func:`read_results`.
+        dataset_name: the data set that was evaluated. It must have been read before, since its
+            classes are known only then.
+        score_threshold: detections with a lower score are left out.
+
+    Raises:
+        UserError: the results can't be read, or are those of other data.
+    """
+    results = read_results(results_file)
     class_of_category = MetadataCatalog.get(dataset_name).get("thing_dataset_id_to_contiguous_id")
     rows = defaultdict(list)
     for result in sorted(results, key=lambda result: -result["score"]):
