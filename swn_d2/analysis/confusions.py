@@ -99,6 +99,8 @@ def _matrices(runs: Sequence[RunFolder], counts: Sequence[Counter], names: dict)
 
 
 def _bars(runs: Sequence[RunFolder], counts: Sequence[Counter], names: dict) -> "Figure":
+    from matplotlib.patches import Patch
+
     panels = {
         "one class for another": lambda i, j: None not in (i, j) and i != j,
         "objects missed": lambda i, j: j is None,
@@ -120,14 +122,18 @@ def _bars(runs: Sequence[RunFolder], counts: Sequence[Counter], names: dict) -> 
         axes.set_title(title)
     if len(runs) > 1:
         figure.legend(
-            handles=[axes_of_run[0] for axes_of_run in all_axes[0].containers],
-            labels=[run.name for run in runs],
+            handles=[Patch(color=color_of(k), label=run.name) for k, run in enumerate(runs)],
             **{"loc": "outside upper left", "ncols": 4, "frameon": False, "labelcolor": TEXT},
         )
     return figure
 
 
 def _draw_bars(axes: "Axes", pairs: Sequence[tuple], counts: Sequence[Counter], names: dict):
+    plain_axes(axes, grid="x")
+    if not pairs:
+        axes.text(0.03, 0.5, "none", transform=axes.transAxes, color=TEXT, size=9)
+        axes.set(xticks=[], yticks=[])
+        return
     width = 0.8 / len(counts)
     objects = [Counter() for _ in counts]
     for of_run, count in zip(objects, counts, strict=True):
@@ -148,4 +154,3 @@ def _draw_bars(axes: "Axes", pairs: Sequence[tuple], counts: Sequence[Counter], 
     axes.set_yticks(range(len(pairs)), labels)
     axes.margins(x=0.2)
     axes.locator_params(axis="x", nbins=4, integer=True)
-    plain_axes(axes, grid="x")

@@ -85,6 +85,7 @@ class _Label(Text):
         self.set_transform(axes.transData + shift)
 
     def draw(self, renderer):
+        self.place = None
         padding = renderer.points_to_pixels(_PADDING * self.get_fontsize())
         label = self.get_window_extent(renderer).padded(padding)
         drawn = [
