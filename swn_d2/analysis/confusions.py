@@ -56,7 +56,7 @@ def draw_confusions(runs: Sequence[RunFolder], *, score_threshold: float = 0.5) 
     else:
         figure = _bars(runs, counts, names)
     figure.supxlabel(
-        f"{evaluations[0].dataset}; detections with a score of {score_threshold:.0%} or more, "
+        f"{evaluations[0].dataset}; detections with a score of {score_threshold:.0%} or more,\n"
         f"of the object with which their IoU is {IOU_THRESHOLD:g} or more, whatever its class",
         **{"color": TEXT, "size": 9, "x": 0, "ha": "left"},
     )
@@ -65,10 +65,10 @@ def draw_confusions(runs: Sequence[RunFolder], *, score_threshold: float = 0.5) 
 
 def _matrices(runs: Sequence[RunFolder], counts: Sequence[Counter], names: dict) -> "Figure":
     ids = [*names, None]
-    size = 0.45 * len(ids) + 1.4
-    columns = min(len(runs), max(1, int(13 / size)))
+    width, height = (0.45 * len(ids) + margin for margin in (1.8, 1.4))
+    columns = min(len(runs), max(1, int(14 / width)))
     rows = -(-len(runs) // columns)
-    figure = new_figure(max(size * columns, 5), (size + 0.2) * rows + 0.3)
+    figure = new_figure(max(width * columns, 5), height * rows + 0.3)
     all_axes = figure.subplots(rows, columns, squeeze=False)
     for axes in all_axes.flat[len(runs) :]:
         axes.set_axis_off()

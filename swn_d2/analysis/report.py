@@ -295,14 +295,15 @@ def _losses(page: Page, runs: Sequence[RunFolder], legend: str) -> list[str]:
 def _add_samples(page: Page, runs: Sequence[RunFolder], legend: str) -> None:
     """Add the sections on samples and weights: of the runs that recorded any."""
     silent = [run for run in runs if not run.has_recording]
-    lack = f"{' and '.join(run.name for run in silent)} left no recording of samples ({RECORDING})"
+    names = " and ".join(run.name for run in silent)
+    without = f"Without a recording of samples ({RECORDING})"
     if len(silent) == len(runs):
         shown = "; ".join(info.title for info in FIGURES.values() if info.from_recording)
         page.section(
             "samples",
             "Samples and weights",
             note(
-                f"{lack}. Detectron2's own detectors record none; swn_d2's do, where "
+                f"{without}: {names}. Detectron2's own detectors record none; swn_d2's do, where "
                 "RECORDING.PERIOD is greater than 0. With MODEL.SAMPLE_WEIGHTER.NAME Uniform they "
                 f"train as Detectron2's own, and this page shows, beside the mean weights: {shown}."
             ),
@@ -310,8 +311,8 @@ def _add_samples(page: Page, runs: Sequence[RunFolder], legend: str) -> None:
         return
     html = [
         note(
-            f"{lack}, and are not in the figures from here on. Detectron2's own detectors record "
-            "none."
+            f"{without}, and so not in the figures from here on: {names}. Detectron2's own "
+            "detectors record none."
         )
         for _ in silent[:1]
     ]

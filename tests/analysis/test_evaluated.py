@@ -111,16 +111,20 @@ def test_of_many_classes_the_most_frequent_confusions(make_run):
     figure.draw_without_rendering()
 
 
-@pytest.mark.parametrize("num_classes", [12, 30])
+@pytest.mark.parametrize("num_classes", [3, 12, 30])
 @pytest.mark.parametrize("num_runs", [1, 3])
-def test_no_text_is_on_another(make_run, num_classes, num_runs):
+def test_no_text_is_on_another_or_cut_off(make_run, num_classes, num_runs):
     wrong = {k: (k + 1) % num_classes for k in range(0, num_classes, 2)}
     runs = [make_run(f"a run {i}", wrong, num_classes=num_classes) for i in range(num_runs)]
     for figure in (draw_confusions(runs), draw_precision_recall(runs)):
         figure.draw_without_rendering()
         texts = [t for t in figure.findobj(Text) if t.get_visible() and t.get_text().strip()]
-        places = [text.get_window_extent().padded(-1) for text in texts if text.get_rotation() == 0]
+        places = [text.get_window_extent().padded(-1) for text in texts]
         assert len(places) > 3
+        for place in places:
+            assert place.x0 >= 0 and place.y0 >= 0
+            assert place.x1 <= figure.bbox.x1 and place.y1 <= figure.bbox.y1
+        places = [p for p, text in zip(places, texts, strict=True) if text.get_rotation() == 0]
         for one, other in combinations(places, 2):
             assert not one.overlaps(other)
 

@@ -202,7 +202,10 @@ def test_an_empty_folder_beside_a_run(trained, tmp_path):
     assert reader.faults == []
     for what in ("config.yaml", "metrics.json", "checkpoint", "environment.json"):
         assert re.search(rf"{re.escape(str(tmp_path / 'empty'))}[^.]*{what}", reader.text), what
-    assert "empty left no recording of samples (samples.jsonl), and are not in the" in reader.text
+    assert (
+        "recording of samples (samples.jsonl), and so not in the figures from here on: empty."
+        in (reader.text)
+    )
     assert reader.cells["AP50IoU 0.50"][1].strip() == "–"
     assert reader.svgs >= 3 + 5 + 1 + len(FIGURES)  # those of the run
 
@@ -437,7 +440,7 @@ def test_a_plain_baseline_has_a_page_without_complaints(plain, tmp_path, two_fig
     reader = read([RunFolder(plain)], tmp_path)
     text = (tmp_path / "report.html").read_text()
     assert 'class="missing"' not in text and text.count('class="note"') == 1
-    assert "plain left no recording of samples (samples.jsonl). Detectron2's own" in reader.text
+    assert "Without a recording of samples (samples.jsonl): plain. Detectron2's own" in reader.text
     assert FIGURES["confusions"].caption in reader.texts
     assert FIGURES["iou_shares"].caption not in reader.texts
     assert FIGURES["iou_shares"].title in reader.text  # what there would be
@@ -447,7 +450,7 @@ def test_a_plain_baseline_beside_another_run(plain, trained, tmp_path, two_figur
     reader = read(open_runs([plain, trained[1]]), tmp_path)
     text = (tmp_path / "report.html").read_text()
     assert 'class="missing"' not in text and text.count('class="note"') == 1
-    assert "plain left no recording of samples (samples.jsonl), and are not in" in reader.text
+    assert "and so not in the figures from here on: plain." in reader.text
     for name in ("confusions", "iou_shares"):
         assert FIGURES[name].caption in reader.texts
     # What only looks comparable is apart.
