@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from os.path import commonpath, relpath
+from os.path import abspath, commonpath
 from pathlib import Path
 from typing import Any
 
@@ -252,7 +252,8 @@ def open_runs(paths: Sequence[str | Path]) -> list[RunFolder]:
 
 def folder_of_all(paths: Sequence[str | Path]) -> Path:
     """The innermost folder that holds all of these folders: of one, itself."""
-    return Path(relpath(commonpath([Path(path).absolute() for path in paths])))
+    folder = Path(commonpath([abspath(path) for path in paths]))
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def evaluations_of(runs: Sequence[RunFolder]) -> list[Evaluation]:

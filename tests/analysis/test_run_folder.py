@@ -130,6 +130,7 @@ def test_the_folder_of_all(tmp_path, monkeypatch):
     assert str(folder_of_all(["out/a"])) == "out/a"
     assert str(folder_of_all(["out/a", tmp_path / "out" / "b"])) == "out"
     assert str(folder_of_all(["out/a/x", "elsewhere/b"])) == "."
+    assert folder_of_all(["out/a", "../b"]) == tmp_path.parent
 
 
 def test_a_best_detector_that_is_none(tmp_path):
