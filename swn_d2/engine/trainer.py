@@ -57,7 +57,9 @@ class SWNTrainer(DefaultTrainer):
     detector; and the seed. What an iteration draws follows from the seed, the iteration and the
     rank, so that a run that is resumed does what it would have done.
 
-    SIGTERM and Ctrl-C end a training with a checkpoint: see :class:`.stopping.StopOnSignal`.
+    SIGTERM and Ctrl-C end a training with a checkpoint: see :class:`.stopping.StopOnSignal`. Where
+    ``TEST.EVAL_PERIOD`` is greater than 0, the detector with the best AP is kept beside the
+    checkpoints: see :class:`.best.BestCheckpoint`.
 
     Attributes:
         resume_command: what is then said to go on with.
