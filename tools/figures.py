@@ -19,7 +19,7 @@ with user_errors_exit():
     require_matplotlib()
 
 from swn_d2.analysis.figures import FIGURES
-from swn_d2.analysis.run_folder import open_runs
+from swn_d2.analysis.run_folder import folder_of_all, open_runs
 from swn_d2.analysis.style import save
 from swn_d2.own import add_own_arguments, register_own
 
@@ -38,7 +38,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--only", nargs="+", choices=FIGURES, metavar="NAME", help="draw these figures (see below)"
     )
     parser.add_argument(
-        "--output", type=Path, metavar="FOLDER", help="default: figures/ in the first run's folder"
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="default: figures/ in the run's folder, or in the one that all the runs are in",
     )
     add_own_arguments(parser)
     add_debug_argument(parser)
@@ -51,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     with user_errors_exit(), phase("drawing the figures"):
         register_own(args)
         runs = open_runs(args.runs)
-        folder = args.output or runs[0].path / "figures"
+        folder = args.output or folder_of_all(args.runs) / "figures"
         drawn = 0
         for name in args.only or FIGURES:
             try:

@@ -2,7 +2,6 @@
 """Write a report on one or several trainings: one HTML page that needs no network."""
 
 import argparse
-import os
 from pathlib import Path
 
 from swn_d2.errors import (
@@ -18,7 +17,7 @@ with user_errors_exit():
     require_matplotlib()
 
 from swn_d2.analysis.report import write_report
-from swn_d2.analysis.run_folder import open_runs
+from swn_d2.analysis.run_folder import folder_of_all, open_runs
 from swn_d2.own import add_own_arguments, register_own
 
 
@@ -47,19 +46,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def default_output(runs: list[str]) -> Path:
-    """report.html in the innermost folder that holds all of the runs."""
-    folder = os.path.commonpath([os.path.abspath(run) for run in runs])
-    return Path(os.path.relpath(folder)) / "report.html"
-
-
 def main() -> None:
     """Run the tool."""
     args = parse_args()
     with user_errors_exit(), phase("writing the report"):
         register_own(args)
         runs = open_runs(args.runs)
-        file = args.output or default_output(args.runs)
+        file = args.output or folder_of_all(args.runs) / "report.html"
         write_report(runs, file)
     print(f"{file} ({file.stat().st_size / 1e6:.1f} MB): open it in a browser.")
 

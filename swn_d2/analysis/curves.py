@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import UserError
+from ..weighting import TASKS
 from .run_folder import RunFolder
 from .style import color_of, new_figure, plain_axes
 
@@ -22,6 +23,8 @@ __all__ = [
     "iterations_done",
     "series",
     "smooth",
+    "task_and_name",
+    "weighted_losses",
 ]
 
 _SIZE = (3.7, 2.4)  # of a panel, in inches
@@ -124,16 +127,25 @@ def draw_aps(runs: Sequence[RunFolder]) -> dict[str, "Figure"]:
     return _panels(runs, sorted(metrics), draw, "percent")
 
 
+def weighted_losses(run: RunFolder) -> set[str]:
+    """The losses of a run whose values can't be compared with those of a run that weights
+    otherwise: those of samples that it weights, and the regularisers of its weights."""
+    keys = {key for row in run.metrics for key in row}
+    tasks = {task for task in TASKS if any(f"weights/{task}_" in key for key in keys)}
+    prefixes = ("loss_swn_", *(f"loss_{task}" for task in tasks))  # loss_box_reg_stage1, ...
+    return {key for key in keys if key.startswith(prefixes)}
+
+
 def draw_losses(runs: Sequence[RunFolder]) -> dict[str, "Figure"]:
-    """A panel for each loss: its running mean and, faint, what was logged.
+    """A panel for each loss but their sum: its running mean and, faint, what was logged.
 
     Returns:
-        Loss -> figure, ``total_loss`` first.
+        Loss -> figure.
 
     Raises:
         UserError: no run has a loss.
     """
-    losses = _keys(runs, lambda key: key if key.startswith(("loss_", "total_loss")) else None)
+    losses = _keys(runs, lambda key: key if key.startswith("loss_") else None)
     if not losses:
         raise UserError("No run has logged a loss; Detectron2 does so every 20 iterations.")
 
@@ -142,7 +154,7 @@ def draw_losses(runs: Sequence[RunFolder]) -> dict[str, "Figure"]:
         axis.plot(x, y, color=color, alpha=0.3, linewidth=0.8)
         axis.plot(x, smooth(y), color=color, linewidth=1.6)
 
-    return _panels(runs, sorted(losses, key=lambda key: (key != "total_loss", key)), draw, "loss")
+    return _panels(runs, sorted(losses), draw, "loss")
 
 
 def draw_weights(runs: Sequence[RunFolder]) -> dict[str, "Figure"]:

@@ -1,53 +1,24 @@
-"""Figure 4 of the paper: the same images, a row for each run, with what the run missed."""
+"""Figure 4 of the paper: the same images for each run, with what the run missed."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from detectron2.data import MetadataCatalog
-from detectron2.structures import Boxes, pairwise_iou
 
-from ..config import load_config
-from ..engine.start import EVALUATION_CONFIG
 from ..errors import UserError
-from ..evaluation.pictures import Objects, read_dataset, read_detections, read_pixels
-from .run_folder import RunFolder
+from ..evaluation.coco import IOU_THRESHOLD, Pair
+from ..evaluation.pictures import read_dataset, read_pixels
+from .run_folder import RunFolder, evaluations_of
 from .style import TEXT, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_missed", "find_objects", "match_detections", "most"]
+__all__ = ["draw_missed", "most"]
 
-
-def match_detections(
-    truth: Objects, detections: Objects, *, iou_threshold: float = 0.5
-) -> np.ndarray:
-    """Which true object of an image each detection is of, by COCO's rule.
-
-    The detections choose in the order of their scores. Each takes the object of its class that it
-    overlaps most, out of those that are not taken yet, if their IoU is ``iou_threshold`` or more.
-
-    Returns:
-        (number of detections,) int64, -1 for those that take none.
-    """
-    iou = pairwise_iou(*(Boxes(torch.from_numpy(o.boxes)) for o in (detections, truth))).numpy()
-    iou[detections.classes[:, None] != truth.classes] = -1
-    matches = np.full(len(detections.classes), -1)
-    for i in np.argsort(-detections.scores, kind="stable"):
-        if iou[i].max(initial=-1) >= iou_threshold:
-            matches[i] = iou[i].argmax()
-            iou[:, matches[i]] = -1
-    return matches
-
-
-def find_objects(truth: Objects, detections: Objects, *, iou_threshold: float = 0.5) -> np.ndarray:
-    """(number of true objects,) bool: which of them were detected, see :func:`match_detections`."""
-    matches = match_detections(truth, detections, iou_threshold=iou_threshold)
-    return np.isin(np.arange(len(truth.classes)), matches)
+_WIDTH = 13  # of the figure, in inches
+_LEAST_WIDTH = 4.2  # of a picture, in which some 30 boxes can still be told apart
 
 
 def most(values: Sequence[int], number: int) -> list[int]:
@@ -66,27 +37,11 @@ def most(values: Sequence[int], number: int) -> list[int]:
     return [*above.tolist(), *tied[np.arange(needed) * len(tied) // needed].tolist()]
 
 
-@dataclass(frozen=True)
-class _Run:
-    """What a run detected in a data set: for each image the detections, and which objects were
-    found."""
-
-    name: str
-    detections: list[Objects]
-    found: list[np.ndarray]
-
-    @property
-    def summary(self) -> str:
-        missed = sum(int((~found).sum()) for found in self.found)
-        objects = sum(len(found) for found in self.found)
-        return f"{self.name}\nmissed {missed:,} of all {objects:,}"
-
-
 def draw_missed(
     runs: Sequence[RunFolder], num_images: int = 4, *, score_threshold: float = 0.5
 ) -> "Figure":
-    """Draw the images in which the runs differ most, a row for each run; of a single run, those in
-    which it missed most.
+    """Draw the images in which the runs differ most, a row for each image and the runs side by
+    side; of a single run, those in which it has most missed objects and false positives.
 
     Runs differ in an object that some of them find and others miss. Crowds, and VOC's difficult
     objects, do not count.
@@ -99,88 +54,90 @@ def draw_missed(
     Raises:
         UserError: a run has no detections, they are of different data, or the data can't be read.
     """
-    dataset_name = _evaluated_on(runs)
-    images = read_dataset(dataset_name)
-    truths = [Objects.from_annotations(image) for image in images]
-    evaluated = []
-    for run in runs:
-        file = run.path / "inference" / "coco_instances_results.json"
-        by_image = read_detections(file, dataset_name, score_threshold)
-        detections = [by_image[image["image_id"]] for image in images]
-        found = [find_objects(*pair) for pair in zip(truths, detections, strict=True)]
-        evaluated.append(_Run(run.name, detections, found))
+    evaluations = evaluations_of(runs)
+    dataset = evaluations[0].dataset
+    images = read_dataset(dataset)
+    by_image = [e.results.pairs(score_threshold, by_class=True) for e in evaluations]
+    of_images = [[of_run.get(image["image_id"], []) for of_run in by_image] for image in images]
     if len(runs) > 1:
-        founds = (np.stack(found) for found in zip(*(run.found for run in evaluated), strict=True))
-        counts = [int((found.any(0) & ~found.all(0)).sum()) for found in founds]
+        counts = [_difference(of_runs) for of_runs in of_images]
         rule = "Images with the most objects that some of the runs find and others miss"
     else:
-        counts = [int((~found).sum()) for found in evaluated[0].found]
-        rule = "Images with the most missed objects"
-
+        counts = [sum(None in pair for pair in pairs) for (pairs,) in of_images]
+        rule = "Images with the most missed objects and false positives"
     chosen = most(counts, num_images)
     if not chosen:
-        raise UserError(f"the data set {dataset_name} has no images to draw.")
-    class_names = MetadataCatalog.get(dataset_name).get("thing_classes", [])
-    # Pictures of the same height in a row, whatever their shapes.
-    ratios = [images[i]["width"] / images[i]["height"] for i in chosen]
-    figure = new_figure(12, len(runs) * (11.3 / sum(ratios) + 0.35) + 0.5)
-    rows = figure.subplots(
-        len(runs), len(chosen), squeeze=False, gridspec_kw={"width_ratios": ratios}
+        raise UserError(f"the data set {dataset} has no images to draw.")
+
+    columns = len(runs) if len(runs) > 1 else min(2, len(chosen))
+    pictures = [(images[i], k, pairs) for i in chosen for k, pairs in enumerate(of_images[i])]
+    rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
+    width = max(_WIDTH, _LEAST_WIDTH * columns) / columns
+    heights = [
+        width * max(image["height"] / image["width"] for image, *_ in row) + 0.3 for row in rows
+    ]
+    figure = new_figure(columns * width, sum(heights) + 0.25 * len(runs) + 0.7)
+    all_axes = figure.subplots(
+        len(rows), columns, squeeze=False, gridspec_kw={"height_ratios": heights}
     )
-    pixels = [read_pixels(images[i]["file_name"]) for i in chosen]
-    for row, run in zip(rows, evaluated, strict=True):
-        for axes, i, picture in zip(row, chosen, pixels, strict=True):
-            axes.imshow(picture)
-            _draw(axes, truths[i], run.detections[i], run.found[i], class_names)
-        row[0].set_ylabel(run.summary, color=TEXT, size=10)
+    for axes in all_axes.flat:
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+        axes.patch.set_alpha(0)
+    for axes, (image, _, pairs) in zip(all_axes.flat, pictures, strict=False):
+        axes.imshow(read_pixels(image["file_name"]))
+        _draw(axes, pairs, evaluations[0].results.class_names)
+    if len(runs) > 1:
+        for axes, run in zip(all_axes[0], runs, strict=True):
+            axes.set_title(run.name, color=TEXT, size=10)
+    sums = [
+        f"{run.name}: {_counts(pair for of_runs in of_images for pair in of_runs[k])}"
+        for k, run in enumerate(runs)
+    ]
     figure.suptitle(
-        f"{rule}, out of {dataset_name}.\nBlue: detections with a score of {score_threshold:.0%} "
-        "or more. Dashed: missed, since none of them has its class and overlaps it by half.",
-        x=0,
-        ha="left",
-        color=TEXT,
-        size=10,
+        "\n".join(
+            [
+                f"All {len(images):,} images of {dataset}, detections with a score of "
+                f"{score_threshold:.0%} or more, IoU {IOU_THRESHOLD:g}:",
+                *sums,
+                f"{rule}. Thin blue: found. Dashed orange: missed. Dotted pink: false positive.",
+            ]
+        ),
+        **{"x": 0, "ha": "left", "color": TEXT, "size": 10},
     )
     return figure
 
 
-def _evaluated_on(runs: Sequence[RunFolder]) -> str:
-    """The data set whose detections an evaluation leaves: it is the last of DATASETS.TEST."""
-    if not runs:
-        raise UserError("there is no run to draw; give the folder of at least one.")
-    names = []
-    for run in runs:
-        file = run.path / EVALUATION_CONFIG
-        cfg = load_config(str(file)) if file.is_file() else run.cfg
-        if cfg is None or not cfg.DATASETS.TEST:
-            raise UserError(
-                f"{run.path} does not say what it was evaluated on: it needs a config.yaml with "
-                "DATASETS.TEST."
-            )
-        names.append(cfg.DATASETS.TEST[-1])
-        if names[-1] != names[0]:
-            raise UserError(
-                f"{runs[0].name} was evaluated on {names[0]} and {run.name} on {names[-1]}; to be "
-                "compared, they must be evaluated on the same data."
-            )
-    return names[0]
+def _difference(of_runs: Sequence[list[Pair]]) -> int:
+    """How many objects of an image some of the runs find and others miss."""
+    found = [{o["id"] for o, detection in pairs if o and detection} for pairs in of_runs]
+    return len(set.union(*found) - set.intersection(*found))
 
 
-def _draw(
-    axes: "Axes",
-    truth: Objects,
-    detections: Objects,
-    found: np.ndarray,
-    class_names: Sequence[str],
-) -> None:
-    from ..evaluation.drawing import DETECTION, MISSED, draw_box
+def _counts(pairs: Iterable[Pair]) -> str:
+    pairs = list(pairs)
+    found = sum(None not in pair for pair in pairs)
+    missed = sum(detection is None for _, detection in pairs)
+    false = sum(object_ is None for object_, _ in pairs)
+    return f"found {found:,}, missed {missed:,}, false positives {false:,}"
 
-    names = truth.names(class_names)
-    for i in np.flatnonzero(~found):
-        style = {"line_width": 2.2, "line_style": (0, (2, 1))}
-        draw_box(axes, truth.boxes[i], f"{names[i]} missed", MISSED, **style)
-    for box, label in zip(detections.boxes, detections.labels(class_names), strict=True):
-        draw_box(axes, box, label, DETECTION)
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set_visible(False)
-    axes.set_xlabel(f"missed {(~found).sum()} of {len(found)}", color=TEXT, size=10)
+
+def _draw(axes: "Axes", pairs: Sequence[Pair], class_names: dict[Any, str]) -> None:
+    from ..evaluation.drawing import DETECTION, FALSE, MISSED, draw_box
+
+    # What is wrong is drawn last, and alone has labels.
+    for object_, detection in sorted(pairs, key=lambda pair: None in pair):
+        shown = detection or object_
+        x, y, w, h = shown["bbox"]
+        label = class_names[shown["category_id"]]
+        if object_ and detection:
+            color, style, label = DETECTION, {"line_width": 0.9}, ""
+        elif detection:
+            color, style = FALSE, {"line_width": 1.2, "line_style": (0, (1, 1))}
+            label += f"  {detection['score']:.0%}"
+        else:
+            color, style = MISSED, {"line_width": 1.2, "line_style": (0, (4, 2))}
+        draw_box(
+            axes, (x, y, x + w, y + h), label, color, font_size=6.5, only_if_it_fits=True, **style
+        )
+    axes.set_xlabel(_counts(pairs), color=TEXT, size=9)

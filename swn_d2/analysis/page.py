@@ -17,7 +17,7 @@ from .style import to_svg
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Page", "missing", "scrolling", "table", "text"]
+__all__ = ["Page", "missing", "note", "scrolling", "table", "text"]
 
 
 def text(value: object) -> str:
@@ -28,6 +28,11 @@ def text(value: object) -> str:
 def missing(sentence: str) -> str:
     """A sentence in the place of something that could not be shown."""
     return f'<p class="missing">{text(sentence)}</p>'
+
+
+def note(sentence: str) -> str:
+    """A sentence in the place of something that there is not, as is right."""
+    return f'<p class="note">{text(sentence)}</p>'
 
 
 def scrolling(html: str, label: str) -> str:

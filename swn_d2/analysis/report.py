@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,12 +10,14 @@ import numpy as np
 from detectron2.config import CfgNode
 
 from .. import __version__
+from ..engine.checkpoint import BEST
 from ..errors import UserError
 from ..experiments.matrix import flat_config
 from ..experiments.progress import duration
+from ..recording import RECORDING
 from . import curves
 from .figures import FIGURES, FigureInfo
-from .page import Page, missing, scrolling, table, text
+from .page import Page, missing, note, scrolling, table, text
 from .run_folder import RunFolder
 from .style import color_of
 
@@ -33,6 +35,9 @@ _METRICS = {
     "APm": "objects of 32² to 96² pixels",
     "APl": "objects over 96² pixels",
 }
+_NOTHING = (0, math.nan)  # of a metric that a run does not have
+#: Problems of a run that stand in its card; others stand where they matter.
+_OF_CARDS = ("cfg", "metrics", "recording", "checkpoint", "best")
 #: What tells most of a single run, beside the keys of its weighter.
 _TELLING_KEYS = re.compile(
     r"DATASETS\.(TRAIN|TEST)|MODEL\.(META_ARCHITECTURE|WEIGHTS|ROI_HEADS\.NAME)"
@@ -55,39 +60,12 @@ def write_report(runs: Sequence[RunFolder], file: str | Path) -> None:
     page = Page()
     legend = _legend(runs)
     page.section("ap", "Average precision", _ap_table(runs))
-    page.section(
-        "ap-curves",
-        "AP during training",
-        *_panels(page, runs, curves.draw_aps, "One point for each evaluation.", legend),
-    )
-    page.section(
-        "losses",
-        "Losses",
-        *_panels(
-            page,
-            runs,
-            curves.draw_losses,
-            "Running means; faint, the values as they were logged, each a median over 20 "
-            "iterations. Losses are those that the detector is trained on, that is, after "
-            "weighting: a lower weighted loss need not mean a better detector.",
-            legend,
-        ),
-    )
-    page.section(
-        "weights-curves",
-        "Mean weights",
-        *_panels(
-            page,
-            runs,
-            curves.draw_weights,
-            "Mean and, shaded, standard deviation of what the losses are multiplied by, in the "
-            "batches that were logged; dashed, the mean as a network predicted it. Positives of "
-            "each task; for classification, positives (cls_fg) and negatives (cls_bg).",
-            legend,
-        ),
-    )
+    page.section("ap-curves", "AP during training", *_ap_curves(page, runs, legend))
     for name, info in FIGURES.items():
-        page.section(f"figure-{name}", info.title, *_figure(page, runs, info))
+        if not info.from_recording:
+            page.section(f"figure-{name}", info.title, *_figure(page, runs, info))
+    page.section("losses", "Losses", *_losses(page, runs, legend))
+    _add_samples(page, runs, legend)
     page.section("config", "Config", *_config(runs))
     page.section("machine", "Speed, versions, machine", *_machine(runs))
 
@@ -114,10 +92,11 @@ def _cards(runs: Sequence[RunFolder]) -> str:
             lines.append(
                 f'<p class="big">{_number(value)} <small>{text(metric)}{difference}</small></p>'
             )
-        lines += [f"<p>{text(sentence)}</p>" for sentence in _summary(run)]
-        lines += [
-            missing(problem) for part, problem in run.problems.items() if part != "environment"
-        ]
+        lines += [f"<p>{text(sentence)}</p>" for sentence in (*_summary(run), *_best(run))]
+        problems = run.problems
+        if not run.has_recording:
+            del problems["recording"]  # which is right so for a plain baseline
+        lines += [missing(p) for part, p in problems.items() if part in _OF_CARDS]
         cards.append(f'<li style="--run: {color_of(i)}">{"".join(lines)}</li>\n')
     return f'<ul class="runs">\n{"".join(cards)}</ul>'
 
@@ -143,6 +122,14 @@ def _summary(run: RunFolder) -> Iterator[str]:
         f"{done:,}{of_all} iterations of {cfg.SOLVER.IMS_PER_BATCH} images of "
         f"{', '.join(cfg.DATASETS.TRAIN) or 'no data set'}."
     )
+
+
+def _best(run: RunFolder) -> Iterator[str]:
+    if run.best:
+        yield (
+            f"Best of its evaluations: {_number(run.best.value)} {run.best.metric} after "
+            f"{run.best.iteration + 1:,} iterations, kept as {BEST}."
+        )
 
 
 def _detector(cfg: CfgNode) -> str:
@@ -188,10 +175,28 @@ def _ap_table(runs: Sequence[RunFolder]) -> str:
         "have.</p>" + table(head, _ap_rows([m for m in metrics if m not in classes], values), "AP")
     )
     if classes:
-        rows = _ap_rows(classes, values)
-        html += f"<details><summary>AP of each class</summary>{table(head, rows, 'AP of classes')}"
-        html += "</details>"
+        rows = _ap_rows(_by_gain(classes, values), values)
+        order = "the highest first"
+        if len(runs) > 1:
+            order = f"by the difference of {text(runs[1].name)} to {text(runs[0].name)}"
+        html += f"<details><summary>AP of each class, {order}</summary>"
+        html += f"{table(head, rows, 'AP of classes')}</details>"
     return html
+
+
+def _by_gain(
+    metrics: Sequence[str], values: Sequence[Mapping[str, tuple[int, float]]]
+) -> list[str]:
+    """The metrics of each task, those first in which the second run gains most on the first; of
+    one run, the highest first. What is not defined comes last."""
+    tasks = list(dict.fromkeys(curves.task_and_name(metric)[0] for metric in metrics))
+
+    def place(metric: str) -> tuple[int, float]:
+        first, *others = (of_run.get(metric, _NOTHING)[1] for of_run in values)
+        gain = others[0] - first if others else first
+        return tasks.index(curves.task_and_name(metric)[0]), math.inf if gain != gain else -gain
+
+    return sorted(metrics, key=place)
 
 
 def _and_differences(runs: Sequence[RunFolder]) -> str:
@@ -211,7 +216,6 @@ def _when(values: Mapping[str, tuple[int, float]]) -> str:
 def _ap_rows(
     metrics: Sequence[str], values: Sequence[Mapping[str, tuple[int, float]]]
 ) -> Iterator[list[str]]:
-    nothing = (0, math.nan)
     group = None
     for metric in metrics:
         task, name = curves.task_and_name(metric)
@@ -220,10 +224,10 @@ def _ap_rows(
             yield [text(task)]
         cells = []
         for i, of_run in enumerate(values):
-            _, value = of_run.get(metric, nothing)
+            _, value = of_run.get(metric, _NOTHING)
             cell = _number(value)
             if i:
-                cell += f" <small>{_difference(value, values[0].get(metric, nothing)[1])}</small>"
+                cell += f" <small>{_difference(value, values[0].get(metric, _NOTHING)[1])}</small>"
             cells.append(cell)
         meaning = _METRICS.get(name)
         yield [text(name) + (f"<small>{meaning}</small>" if meaning else ""), *cells]
@@ -253,25 +257,97 @@ def _difference(value: float, baseline: float) -> str:
 # Curves and figures
 
 
-def _panels(
-    page: Page,
-    runs: Sequence[RunFolder],
-    draw: Callable[[Sequence[RunFolder]], Mapping[str, "Figure"]],
-    how: str,
-    legend: str,
-) -> list[str]:
+def _ap_curves(page: Page, runs: Sequence[RunFolder], legend: str) -> list[str]:
     try:
-        figures = draw(runs)
+        figures = curves.draw_aps(runs)
     except UserError as error:
-        return [missing(str(error))]
+        return [note(str(error))]
+    return [_how("One point for each evaluation."), legend, _panels(page, figures)]
+
+
+def _losses(page: Page, runs: Sequence[RunFolder], legend: str) -> list[str]:
+    """The losses of which runs can be compared, and below them those that differ with the
+    weights."""
+    try:
+        figures = curves.draw_losses(runs)
+    except UserError as error:
+        return [note(str(error))]
+    how = (
+        "Running means; faint, the values as they were logged, each a median over 20 iterations. "
+        "Losses are those that the detector is trained on. Their sum, total_loss, is left out: the "
+        "weights of samples, and regularisers of the weights, are in it."
+    )
+    apart = set.union(*map(curves.weighted_losses, runs)) if len(runs) > 1 else set()
+    together = {name: figure for name, figure in figures.items() if name not in apart}
+    html = [_how(how), legend, _panels(page, together)]
+    if apart := {name: figure for name, figure in figures.items() if name in apart}:
+        html += [
+            "<h3>Not to be compared</h3>",
+            _how(
+                "In these a run has weights or a regulariser. Their course can be seen, but a "
+                "lower one does not mean a better detector: it may only mean lower weights."
+            ),
+            _panels(page, apart),
+        ]
+    return html
+
+
+def _add_samples(page: Page, runs: Sequence[RunFolder], legend: str) -> None:
+    """Add the sections on samples and weights: of the runs that recorded any."""
+    silent = [run for run in runs if not run.has_recording]
+    names = " and ".join(run.name for run in silent)
+    without = f"Without a recording of samples ({RECORDING})"
+    if len(silent) == len(runs):
+        shown = "; ".join(info.title for info in FIGURES.values() if info.from_recording)
+        page.section(
+            "samples",
+            "Samples and weights",
+            note(
+                f"{without}: {names}. Detectron2's own detectors record none; swn_d2's do, where "
+                "RECORDING.PERIOD is greater than 0. With MODEL.SAMPLE_WEIGHTER.NAME Uniform they "
+                f"train as Detectron2's own, and this page shows, beside the mean weights: {shown}."
+            ),
+        )
+        return
+    html = [
+        note(
+            f"{without}, and so not in the figures from here on: {names}. Detectron2's own "
+            "detectors record none."
+        )
+        for _ in silent[:1]
+    ]
+    try:
+        figures = curves.draw_weights(runs)
+        how = (
+            "Mean and, shaded, standard deviation of what the losses are multiplied by, in the "
+            "batches that were logged; dashed, the mean as a network predicted it. Positives of "
+            "each task; for classification, positives (cls_fg) and negatives (cls_bg)."
+        )
+        html += [_how(how), legend, _panels(page, figures)]
+    except UserError as error:
+        html.append(note(str(error)))
+    page.section("weights-curves", "Mean weights", *html)
+    for name, info in FIGURES.items():
+        if info.from_recording:
+            page.section(f"figure-{name}", info.title, *_figure(page, runs, info))
+
+
+def _how(sentences: str) -> str:
+    """How to read what follows."""
+    return f'<p class="how">{text(sentences)}</p>'
+
+
+def _panels(page: Page, figures: Mapping[str, "Figure"]) -> str:
     panels = "\n".join(page.svg(figure, f"{name} of each run") for name, figure in figures.items())
-    return [f'<p class="how">{text(how)}</p>', legend, f'<div class="panels">{panels}</div>']
+    return f'<div class="panels">{panels}</div>'
 
 
 def _figure(page: Page, runs: Sequence[RunFolder], info: FigureInfo) -> list[str]:
     """A figure, and a sentence for whatever keeps it from being one of all runs."""
     figures, sentences = _drawn(info, runs)
-    html = [missing(sentence) for sentence in dict.fromkeys(sentences)]
+    # What is wrong with a recording stands in the run's card: here, nothing was weighted.
+    as_html = note if info.from_recording else missing
+    html = [as_html(sentence) for sentence in dict.fromkeys(sentences)]
     if figures:
         svgs = [scrolling(page.svg(figure, info.title), info.title) for figure in figures]
         caption = f"<figcaption>{text(info.caption)}</figcaption>"
@@ -286,6 +362,9 @@ def _drawn(info: FigureInfo, runs: Sequence[RunFolder]) -> tuple[list["Figure"],
         return [info.draw(runs)], []
     except UserError as error:
         sentences = [str(error)]
+    recorded = [run for run in runs if run.has_recording]
+    if info.from_recording and len(recorded) < len(runs):
+        return _drawn(info, recorded)  # of the others it is known
     if len(runs) == 1:
         return [], sentences
     able, figures = [], []

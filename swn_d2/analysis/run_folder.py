@@ -3,21 +3,40 @@
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from os.path import abspath, commonpath
 from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..config import load_config
+from ..data import unknown_dataset
+from ..engine.best import Best, read_best
 from ..engine.checkpoint import last_checkpoint
 from ..engine.environment import ENVIRONMENT
+from ..engine.start import EVALUATION_CONFIG
 from ..errors import UserError
+from ..evaluation.coco import CocoResults
 from ..files import read_json
 from ..own import recall
 from ..recording import RECORDING, SNAPSHOTS, Record, read_recording
 
-__all__ = ["RunFolder", "open_runs"]
+__all__ = ["Evaluation", "RunFolder", "evaluations_of", "folder_of_all", "open_runs"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a run detected, and where.
+
+    Attributes:
+        dataset: the name of the data set.
+    """
+
+    dataset: str
+    results: CocoResults
 
 
 class RunFolder:
@@ -115,6 +134,11 @@ class RunFolder:
             self._problems["recording"] = f"{self.path / RECORDING} has no record yet."
         return records
 
+    @property
+    def has_recording(self) -> bool:
+        """Whether there is a recording, readable or not: Detectron2's own detectors leave none."""
+        return (self.path / RECORDING).exists()
+
     @cached_property
     def snapshots(self) -> list[tuple[int, Path]]:
         """(iteration counted from 0, file) of the weighter's parameters during training."""
@@ -133,6 +157,42 @@ class RunFolder:
             self._problems["checkpoint"] = f"{self.path} has no checkpoint."
             return None
         return file
+
+    @cached_property
+    def best(self) -> Best | None:
+        """What the detector that it kept as its best is the best in; None if it kept none."""
+        try:
+            return read_best(self.path)
+        except UserError as error:
+            self._problems["best"] = str(error)
+            return None
+
+    @cached_property
+    def evaluation(self) -> Evaluation | None:
+        """What its last evaluation detected in the last of its data sets."""
+        try:
+            return self._read_evaluation()
+        except UserError as error:
+            self._problems["evaluation"] = str(error)
+            return None
+
+    def _read_evaluation(self) -> Evaluation:
+        config = self.path / EVALUATION_CONFIG
+        cfg = load_config(str(config)) if config.is_file() else self.cfg
+        if cfg is None or not cfg.DATASETS.TEST:
+            raise UserError(
+                f"{self.path} does not say what it was evaluated on: it needs a config.yaml with "
+                "DATASETS.TEST."
+            )
+        name = cfg.DATASETS.TEST[-1]
+        # As Detectron2's evaluator: data sets in other formats are converted in the run's folder.
+        truth = self.path / "inference" / f"{name}_coco_format.json"
+        if name in DatasetCatalog:
+            truth = MetadataCatalog.get(name).get("json_file", truth)
+        elif not truth.is_file():
+            raise UserError(unknown_dataset(name))
+        results = self.path / "inference" / "coco_instances_results.json"
+        return Evaluation(name, CocoResults(results, truth))
 
     @cached_property
     def environment(self) -> dict[str, Any]:
@@ -160,8 +220,9 @@ class RunFolder:
     @property
     def problems(self) -> dict[str, str]:
         """A sentence for each part that is missing or can't be read: "data", "cfg", "metrics",
-        "recording", "checkpoint" or "environment" -> sentence."""
-        _ = self.cfg, self.metrics, self.recording, self.checkpoint, self.environment
+        "recording", "checkpoint", "best" or "environment" -> sentence; "evaluation" once it was
+        asked for, since it takes long to read."""
+        _ = self.cfg, self.metrics, self.recording, self.checkpoint, self.best, self.environment
         return dict(self._problems)
 
 
@@ -193,3 +254,29 @@ def open_runs(paths: Sequence[str | Path]) -> list[RunFolder]:
         RunFolder(path, name="/".join(whole.parts[-depth:]))
         for path, whole in zip(paths, resolved, strict=True)
     ]
+
+
+def folder_of_all(paths: Sequence[str | Path]) -> Path:
+    """The innermost folder that holds all of these folders: of one, itself."""
+    folder = Path(commonpath([abspath(path) for path in paths]))
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+
+
+def evaluations_of(runs: Sequence[RunFolder]) -> list[Evaluation]:
+    """What each run detected in the same data.
+
+    Raises:
+        UserError: a run has no evaluation that can be read, or they are of different data.
+    """
+    if not runs:
+        raise UserError("there is no run to draw; give the folder of at least one.")
+    for run in runs:
+        if run.evaluation is None:
+            raise UserError(run.problem("evaluation"))
+        first, other = runs[0].evaluation, run.evaluation
+        if (first.dataset, first.results.class_names) != (other.dataset, other.results.class_names):
+            raise UserError(
+                f"{runs[0].name} was evaluated on {first.dataset} and {run.name} on "
+                f"{other.dataset}; to be compared, they must be evaluated on the same data."
+            )
+    return [run.evaluation for run in runs]

@@ -7,7 +7,7 @@ import torch
 from detectron2.structures import Boxes, pairwise_ioa, pairwise_iou
 from torchvision.ops import nms
 
-from ..analysis.missed import match_detections
+from ..evaluation.matching import match_detections
 from ..evaluation.pictures import Objects
 from .annotations import Annotations, split
 from .evidence import Evidence

@@ -17,7 +17,9 @@ from ..files import read_text
 from .pickled_arrays import read_pickled_arrays
 
 __all__ = [
+    "BEST",
     "SafeCheckpointer",
+    "checkpoints",
     "is_sample_weighter_key",
     "last_checkpoint",
     "read_checkpoint",
@@ -27,13 +29,21 @@ __all__ = [
 
 _logger = logging.getLogger(__name__)
 
+#: The detector with the best AP so far in a run's folder, see :mod:`.best`. No run goes on from it.
+BEST = "model_best.pth"
+
+
+def checkpoints(folder: str | Path) -> list[Path]:
+    """The checkpoints in a folder that a run can be resumed from, in order."""
+    return sorted(file for file in Path(folder).glob("model_*.pth") if file.name != BEST)
+
 
 def last_checkpoint(folder: str | Path) -> Path | None:
     """The checkpoint to resume a run from: the one that its file last_checkpoint names. None if
     there is no such file.
 
     Raises:
-        UserError: that file can't be read, is empty, or names no file in the folder.
+        UserError: that file can't be read, is empty, or names no checkpoint in the folder.
     """
     folder = Path(folder)
     note = folder / "last_checkpoint"
@@ -44,14 +54,16 @@ def last_checkpoint(folder: str | Path) -> Path | None:
         problem = "is empty"
     elif Path(name).name != name:
         problem = f"names {name!r}, which leads out of the folder"
+    elif name == BEST:
+        problem = f"names {name!r}, which holds a detector and no state of its training"
     elif not (folder / name).is_file():
         problem = f"names {name!r}, which is not there"
     else:
         return folder / name
-    checkpoints = ", ".join(sorted(file.name for file in folder.glob("model_*.pth")))
+    there = ", ".join(file.name for file in checkpoints(folder))
     raise UserError(
         f"{note} {problem}; write into it the name of a checkpoint in the folder to go on from "
-        f"({checkpoints or 'but there is none'})."
+        f"({there or 'but there is none'})."
     )
 
 
@@ -159,6 +171,16 @@ class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
             raise UserError(
                 f"{error} If the disk is full, make room and start again with --resume; {kept}."
             ) from error
+
+    def save_best(self, **kwargs: Any) -> None:
+        """Save the detector alone as :data:`BEST`; ``kwargs`` are stored beside it. The note of
+        which checkpoint is the last stays as it is.
+
+        Raises:
+            UserError: it could not be written. The best one before it is as it was.
+        """
+        path = os.path.join(self.save_dir, BEST)
+        write_checkpoint({"model": self.model.state_dict(), **kwargs}, path)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         def write(path: str) -> None:

@@ -15,7 +15,7 @@ from ..modeling.inference import Suppression
 from ..modeling.timm_backbone import check_timm_config
 from ..recording import RECORDING, SNAPSHOTS
 from ..weighting import build_sample_weighter
-from .checkpoint import last_checkpoint
+from .checkpoint import checkpoints, last_checkpoint
 from .pickled_arrays import read_pickled_arrays
 from .values import check_values
 
@@ -231,9 +231,9 @@ def check_output_dir(folder: str, *, resume: bool) -> None:
             f"{folder} already holds a run ({trace}). Continue it with --resume (in a script, "
             "resume_or_load(resume=True)), or give this one another OUTPUT_DIR."
         )
-    if resume and not last_checkpoint(folder) and trace and trace.startswith("model_"):
+    if resume and not last_checkpoint(folder) and (there := checkpoints(folder)):
         raise UserError(
-            f"{folder} holds {trace}, but its last_checkpoint is missing, so --resume would start "
-            "anew and write over it. Write into that file the name of the checkpoint to go on "
-            "from, or give another OUTPUT_DIR."
+            f"{folder} holds {there[0].name}, but its last_checkpoint is missing, so --resume "
+            "would start anew and write over it. Write into that file the name of the checkpoint "
+            "to go on from, or give another OUTPUT_DIR."
         )

@@ -35,6 +35,7 @@ from ..files import write_text
 from ..random_numbers import STEP, seed_at
 from ..recording import weighters_of
 from ..weighting.memory import ObjectMemory
+from .best import BestCheckpoint
 from .checkpoint import SafeCheckpointer
 from .console import ProgressPrinter, describe_results, prints_logged
 from .environment import write_environment
@@ -61,7 +62,9 @@ class SWNTrainer(DefaultTrainer):
     detector; and the seed. What an iteration draws follows from the seed, the iteration and the
     rank, so that a run that is resumed does what it would have done.
 
-    SIGTERM and Ctrl-C end a training with a checkpoint: see :class:`.stopping.StopOnSignal`.
+    SIGTERM and Ctrl-C end a training with a checkpoint: see :class:`.stopping.StopOnSignal`. Where
+    ``TEST.EVAL_PERIOD`` is greater than 0, the detector with the best AP is kept beside the
+    checkpoints: see :class:`.best.BestCheckpoint`.
 
     It makes the folder ``OUTPUT_DIR``, and :meth:`train` writes ``config.yaml`` there; a run that
     is in it already can only be resumed.
@@ -240,7 +243,10 @@ class SWNTrainer(DefaultTrainer):
         around.append(StopOnSignal(self._save_between, lambda: self.resume_command))
         ret = [hook for hook in ret if hook not in around]
         where = next(i for i, hook in enumerate(ret) if isinstance(hook, hooks.EvalHook))
-        return ret[:where] + around + ret[where:]
+        after = [BestCheckpoint(self.checkpointer)]
+        if not (self.cfg.TEST.EVAL_PERIOD > 0 and comm.is_main_process()):
+            after = []
+        return ret[:where] + around + ret[where : where + 1] + after + ret[where + 1 :]
 
     def resume_or_load(self, resume=True):
         self._resumes = resume

@@ -24,6 +24,7 @@ __all__ = [
     "read_dataset",
     "read_detections",
     "read_pixels",
+    "read_results",
 ]
 
 
@@ -98,20 +99,15 @@ def read_dataset(name: str) -> list[dict[str, Any]]:
         ) from error
 
 
-def read_detections(
-    results_file: str | Path, dataset_name: str, score_threshold: float
-) -> dict[int | str, Objects]:
-    """What was detected in each image, by image id, the highest score first.
+def read_results(results_file: str | Path) -> list[dict[str, Any]]:
+    """The detections in COCO's format that an evaluation left.
 
     Args:
         results_file: ``coco_instances_results.json``, which an evaluation leaves in ``inference/``
             of its output directory.
-        dataset_name: the data set that was evaluated. It must have been read before, since its
-            classes are known only then.
-        score_threshold: detections with a lower score are left out.
 
     Raises:
-        UserError: the results can't be read, or are those of other data.
+        UserError: they can't be read.
     """
     try:
         results = read_json(results_file)
@@ -125,6 +121,24 @@ def read_detections(
             f"{results_file} is not the list of detections that an evaluation writes; evaluate the "
             "model again."
         )
+    return results
+
+
+def read_detections(
+    results_file: str | Path, dataset_name: str, score_threshold: float
+) -> dict[int | str, Objects]:
+    """What was detected in each image, by image id, the highest score first.
+
+    Args:
+        results_file: see :func:`read_results`.
+        dataset_name: the data set that was evaluated. It must have been read before, since its
+            classes are known only then.
+        score_threshold: detections with a lower score are left out.
+
+    Raises:
+        UserError: the results can't be read, or are those of other data.
+    """
+    results = read_results(results_file)
     class_of_category = MetadataCatalog.get(dataset_name).get("thing_dataset_id_to_contiguous_id")
     rows = defaultdict(list)
     for result in sorted(results, key=lambda result: -result["score"]):

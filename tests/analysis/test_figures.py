@@ -19,7 +19,7 @@ from tests.analysis.samples import random_records, run_folder
 from tests.tiny import batch, tiny_config
 from tests.weighting.conftest import randomize
 
-FROM_THE_RECORDING = [name for name in FIGURES if name != "missed"]
+FROM_THE_RECORDING = [name for name, info in FIGURES.items() if info.from_recording]
 
 
 class OnBatches(SWNTrainer):
@@ -140,6 +140,8 @@ def test_names_are_no_formulas(tmp_path):
 
 
 def test_every_figure_has_a_title_and_says_how_to_read_it():
-    assert list(FIGURES) == ["samples", "iou_shares", "missed", "functions", "weights"]
+    of_evaluation = ["precision_recall", "confusions", "missed"]
+    assert list(FIGURES) == [*of_evaluation, "samples", "iou_shares", "functions", "weights"]
+    assert FROM_THE_RECORDING == list(FIGURES)[3:]
     for info in FIGURES.values():
         assert info.title and info.caption.endswith(".")

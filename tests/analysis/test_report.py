@@ -16,6 +16,7 @@ from swn_d2.analysis.report import write_report
 from swn_d2.analysis.run_folder import RunFolder, open_runs
 from swn_d2.data import make_digit_scenes, register_coco
 from swn_d2.engine import SWNTrainer
+from swn_d2.engine.best import read_best
 from swn_d2.engine.start import EVALUATION_CONFIG
 from swn_d2.errors import UserError
 from swn_d2.recording import RECORDING
@@ -160,8 +161,9 @@ def test_the_page_needs_nothing_but_itself(page):
     assert len(reader.ids) == len(set(reader.ids))
     assert inside and inside <= set(reader.ids)
     # "AP" has 1 panel for each of 3 metrics, and every loss and the box weight 1.
-    losses = {"total_loss", "loss_cls", "loss_box_reg", "loss_rpn_cls", "loss_rpn_loc"}
+    losses = {"loss_cls", "loss_box_reg", "loss_rpn_cls", "loss_rpn_loc"}
     assert losses | {"loss_swn_box", "bbox/AP75", "box"} <= set(reader.texts)
+    assert "total_loss" not in reader.texts
     assert reader.svgs == 3 + len(losses) + 1 + 1 + len(FIGURES)
 
 
@@ -198,10 +200,14 @@ def test_an_empty_folder_beside_a_run(trained, tmp_path):
     (tmp_path / "empty").mkdir()
     reader = read(open_runs([trained[1], tmp_path / "empty"]), tmp_path)
     assert reader.faults == []
-    for what in ("config.yaml", "metrics.json", "samples.jsonl", "checkpoint", "environment.json"):
+    for what in ("config.yaml", "metrics.json", "checkpoint", "environment.json"):
         assert re.search(rf"{re.escape(str(tmp_path / 'empty'))}[^.]*{what}", reader.text), what
+    assert (
+        "recording of samples (samples.jsonl), and so not in the figures from here on: empty."
+        in (reader.text)
+    )
     assert reader.cells["AP50IoU 0.50"][1].strip() == "–"
-    assert reader.svgs >= 3 + 6 + 1 + len(FIGURES)  # those of the run
+    assert reader.svgs >= 3 + 5 + 1 + len(FIGURES)  # those of the run
 
 
 def test_only_an_empty_folder(tmp_path):
@@ -226,7 +232,7 @@ def test_a_half_written_run(trained, tmp_path):
     assert f"{folder} has no checkpoint." in reader.text
     assert f"{folder}/environment.json" in reader.text
     assert "No run was evaluated more than once" in reader.text
-    assert "total_loss" in reader.texts
+    assert "loss_cls" in reader.texts
     assert FIGURES["samples"].caption in reader.texts
     assert "weights of every task are 1" in reader.text  # in the place of the weights' figure
     assert reader.cells["MODEL.SAMPLE_WEIGHTER.NAME"] == ["Uniform"]
@@ -264,7 +270,7 @@ def test_a_figure_of_runs_that_cannot_be_in_one(trained, page, tmp_path, monkeyp
     reader = read(open_runs([trained[1], folder]), tmp_path)
     assert "learned was evaluated on report_val and on others on report_train" in reader.text
     assert reader.svgs == Reader(page).svgs - len(FIGURES) + 2
-    assert "out of report_val." in reader.text and "out of report_train." in reader.text
+    assert "images of report_val," in reader.text and "images of report_train," in reader.text
 
 
 def test_detectron2s_own_classes_have_no_weighter(tmp_path, one_figure):
@@ -391,6 +397,68 @@ def test_smoothing():
     assert smoothed[-1] == pytest.approx(values[-4:].mean())
 
 
+def test_classes_are_sorted_by_what_the_second_run_gains(trained, tmp_path, one_figure):
+    folders = [copy_of(trained[0], name, tmp_path) for name in "ab"]
+    for folder, aps in zip(folders, ((1, 2, 3), (1, 4, 2)), strict=True):
+        with open(folder / "metrics.json", "a") as metrics:
+            row = {f"bbox/AP-{name}": ap for name, ap in zip("xyz", aps, strict=True)}
+            metrics.write(json.dumps({"iteration": ITERATIONS, **row}) + "\n")
+    for runs, order in ((folders, "yxz"), (folders[:1], "zyx")):
+        names = [name for name in read(open_runs(runs), tmp_path).cells if name[:3] == "AP-"]
+        assert [name for name in names if name[3:] in "xyz"] == [f"AP-{name}" for name in order]
+        # What is not defined, here of digits, comes last, and the sentence says what the order is.
+    assert "AP of each class, the highest first" in (tmp_path / "report.html").read_text()
+
+
+def test_the_best_detector_is_named(trained, tmp_path, one_figure):
+    best = read_best(trained[0])
+    reader = read([RunFolder(trained[0])], tmp_path)
+    assert (
+        f"Best of its evaluations: {best.value:.1f} bbox/AP after {best.iteration + 1} iterations, "
+        "kept as model_best.pth." in reader.text
+    )
+
+
+@pytest.fixture(scope="module")
+def plain(trained, tmp_path_factory):
+    """The folder of a baseline of Detectron2's own classes, which record nothing."""
+    folder = tmp_path_factory.mktemp("plain") / "plain"
+    shutil.copytree(trained[0], folder, ignore=shutil.ignore_patterns("samples.jsonl"))
+    config = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(config.replace("SWNROIHeads", "StandardROIHeads"))
+    return folder
+
+
+@pytest.fixture
+def two_figures(monkeypatch):
+    """One of an evaluation, and one of a recording."""
+    names = ("confusions", "iou_shares")
+    monkeypatch.setattr(report, "FIGURES", {name: FIGURES[name] for name in names})
+
+
+def test_a_plain_baseline_has_a_page_without_complaints(plain, tmp_path, two_figures):
+    reader = read([RunFolder(plain)], tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    assert 'class="missing"' not in text and text.count('class="note"') == 1
+    assert "Without a recording of samples (samples.jsonl): plain. Detectron2's own" in reader.text
+    assert FIGURES["confusions"].caption in reader.texts
+    assert FIGURES["iou_shares"].caption not in reader.texts
+    assert FIGURES["iou_shares"].title in reader.text  # what there would be
+
+
+def test_a_plain_baseline_beside_another_run(plain, trained, tmp_path, two_figures):
+    reader = read(open_runs([plain, trained[1]]), tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    assert 'class="missing"' not in text and text.count('class="note"') == 1
+    assert "and so not in the figures from here on: plain." in reader.text
+    for name in ("confusions", "iou_shares"):
+        assert FIGURES[name].caption in reader.texts
+    # What only looks comparable is apart.
+    together, apart = reader.text.split("Not to be compared")
+    assert "loss_rpn_cls" in together and "loss_box_reg" not in together
+    assert "loss_box_reg" in apart and "loss_swn_box" in apart and "loss_cls" not in apart
+
+
 def drawn(figure):
     """The curves of a panel as lists of points."""
     return [line.get_xydata().tolist() for line in figure.axes[0].get_lines()]
@@ -408,12 +476,15 @@ class Logged:
 def test_curves_are_what_was_logged():
     scalars = ("weights/box_mean", 2.0), ("weights/box_std", 0.5), ("swn/box_mean", 3.0)
     rows = [
-        {"iteration": i, "total_loss": float(i), **{f"stage1/{key}": v for key, v in scalars}}
+        {
+            **{"iteration": i, "total_loss": 9.0, "loss_cls": float(i)},
+            **{f"stage1/{key}": v for key, v in scalars},
+        }
         for i in (19, 39)
     ]
     panels = curves.draw_losses([Logged(*rows), Logged(rows[1])])
-    assert list(panels) == ["total_loss"]
-    first, _, second, _ = drawn(panels["total_loss"])
+    assert list(panels) == ["loss_cls"]
+    first, _, second, _ = drawn(panels["loss_cls"])
     assert first == [[20, 19], [40, 39]] and second == [[40, 39]]
     panels = curves.draw_weights([Logged(*rows)])
     assert list(panels) == ["stage1/box"]
@@ -426,9 +497,17 @@ def test_curves_are_what_was_logged():
     assert drawn(panels["bbox/AP"])[0] == [[30, 10], [40, 20]]
 
 
+def test_which_losses_cannot_be_compared():
+    losses = ("loss_cls_stage0", "loss_box_reg_stage0", "loss_mask", "loss_rpn_cls", "loss_swn_box")
+    row = {"iteration": 19, "total_loss": 1.0, **dict.fromkeys(losses, 1.0)}
+    assert curves.weighted_losses(Logged(row)) == {"loss_swn_box"}
+    row |= {"stage0/weights/cls_fg_mean": 2.0, "weights/mask_mean": 1.0}
+    assert curves.weighted_losses(Logged(row)) == {"loss_swn_box", "loss_cls_stage0", "loss_mask"}
+
+
 def test_a_long_curve_is_thinned_to_means():
-    rows = [{"iteration": i, "total_loss": float(i % 2)} for i in range(1000)]
-    panel = curves.draw_losses([Logged(*rows)])["total_loss"]
+    rows = [{"iteration": i, "total_loss": 9.0, "loss_cls": float(i % 2)} for i in range(1000)]
+    panel = curves.draw_losses([Logged(*rows)])["loss_cls"]
     points = np.array(drawn(panel)[0])
     assert len(points) == 500 and (points[:, 1] == 0.5).all()
     assert points[0, 0] == 1.5 and points[-1, 0] == 999.5

@@ -5,7 +5,7 @@ import json
 import pytest
 from detectron2.data import MetadataCatalog
 
-from swn_d2.analysis.run_folder import RunFolder, open_runs
+from swn_d2.analysis.run_folder import RunFolder, folder_of_all, open_runs
 from swn_d2.errors import UserError
 from swn_d2.recording import RECORDING
 from tests.analysis.samples import random_records, run_folder
@@ -146,3 +146,17 @@ def test_runs_have_names_of_their_own(tmp_path):
         open_runs([paths[0], paths[0] / ".." / "seed_1"])
     with pytest.raises(UserError, match="no folder"):
         open_runs([paths[0], tmp_path / "gone"])
+
+
+def test_the_folder_of_all(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert str(folder_of_all(["out/a"])) == "out/a"
+    assert str(folder_of_all(["out/a", tmp_path / "out" / "b"])) == "out"
+    assert str(folder_of_all(["out/a/x", "elsewhere/b"])) == "."
+    assert folder_of_all(["out/a", "../b"]) == tmp_path.parent
+
+
+def test_a_best_detector_that_is_none(tmp_path):
+    (tmp_path / "model_best.pth").write_bytes(b"no checkpoint")
+    run = RunFolder(tmp_path)
+    assert run.best is None and "model_best.pth is not the best" in run.problem("best")

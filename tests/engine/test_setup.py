@@ -130,6 +130,7 @@ def check_output(folder, **kwargs):
     [
         ("model_final.pth", "last_checkpoint is missing"),
         ("model_0000123.pth", "last_checkpoint is missing"),
+        ("model_best.pth", None),  # as of a training that was killed before its first checkpoint
         ("metrics.json", None),
         ("samples.jsonl", None),
         (os.path.join("weighter", "0000099.pth"), None),

@@ -13,20 +13,21 @@ WIDTH, HEIGHT = 300, 200
 CORNERS = [(0, 0, 9, 9), (291, 0, 300, 9), (291, 191, 300, 200), (-9, 190, 3, 230)]
 
 
-def labels_of(boxes, label="person  97%", dpis=(100,)):
-    """The places of the labels in a picture, in points from its lower left."""
+def labels_of(boxes, label="person  97%", dpis=(100,), **options):
+    """The places of the labels in a picture, in points from its lower left. None if left out."""
     figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.imshow(np.zeros((HEIGHT, WIDTH, 3)))
     for box in boxes:
-        draw_box(axes, box, label, "#56b4e9")
+        draw_box(axes, box, label, "#56b4e9", **options)
     for dpi in dpis:
         figure.set_dpi(dpi)
         figure.canvas.draw()
     to_points = 72 / dpis[-1]
     origin, size = axes.bbox.p0 * to_points, axes.bbox.size * to_points
-    return [text.place.get_points() * to_points - origin for text in axes.texts], size
+    places = [text.place and text.place.get_points() * to_points - origin for text in axes.texts]
+    return places, size
 
 
 @pytest.mark.parametrize("box", CORNERS)
@@ -60,3 +61,13 @@ def test_labels_of_boxes_at_the_same_place_can_all_be_read(dpis):
 
 def test_names_are_not_formulas():
     labels_of([(100, 80, 160, 120)], label="$\\frac{$")
+
+
+@pytest.mark.parametrize("dpis", [(100,), (100, 150, 60)])
+def test_labels_that_do_not_fit_can_be_left_out(dpis):
+    wide, narrow, far = (100, 80, 160, 120), (100, 80, 120, 120), (200, 80, 260, 120)
+    options = {"dpis": dpis, "only_if_it_fits": True}
+    assert labels_of([narrow], **options)[0] == [None]
+    # Above the box's edge, and below it; a third would be far from its box.
+    first, second, third, other = labels_of([wide, wide, wide, far], **options)[0]
+    assert first[0, 1] >= second[1, 1] - 0.1 and third is None and other is not None

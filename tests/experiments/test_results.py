@@ -8,6 +8,8 @@ from PIL import Image
 
 from swn_d2 import UserError
 from swn_d2.experiments import collect, load_matrix, records, write_results
+from swn_d2.experiments.plot import draw_rows
+from swn_d2.experiments.summary import Summary, paired_difference
 
 CONTEXT = {"machine": "2 cores", "versions": {"torch": "2"}, "commit": "abc", "jobs": 2}
 APS = {("plain", 1): 50.0, ("plain", 2): 52.0, ("lambda 0.1", 1): 51.0, ("lambda 0.1", 2): 55.0}
@@ -125,3 +127,39 @@ def test_plot(write_matrix, config_file):
     # The axis is not stretched to the collapsed row: the marks of the others are far apart.
     middle = orange[100 : rows_with_marks.max() + 100]
     assert middle.any(axis=0).sum() > 0.3 * picture.shape[1]
+
+
+def drawn(**rows):
+    """The two axes of rows' plots: limits, where means are by row, and texts."""
+    values = {name: dict(enumerate(of_row)) for name, of_row in rows.items()}
+    baseline = values[first := next(iter(values))]
+    figure = draw_rows(
+        [
+            Summary(k, "bbox/AP", v, None if k == first else paired_difference(v, baseline))
+            for k, v in values.items()
+        ],
+        first,
+    )
+    for axes in figure.axes:
+        means = {}
+        for container in axes.containers:
+            if len(point := container.lines[0].get_xydata()):
+                means[list(rows)[int(point[0, 1])]] = point[0, 0]
+        yield axes.get_xlim(), means, [text.get_text() for text in axes.texts]
+
+
+def test_a_plot_of_small_values_shows_every_row_on_an_axis_from_0():
+    (limits, means, texts), (_, differences, _) = drawn(none=[2.0, 3.5], half=[1.0, 1.2])
+    assert limits[0] == 0 and limits[1] > 3.5  # though the intervals reach below
+    assert means == pytest.approx({"none": 2.75, "half": 1.1}) and texts == []
+    assert differences == pytest.approx({"half": -1.65})
+    assert all(limits[1] <= 100 for limits, *_ in drawn(none=[99.0, 60.0]))
+
+
+def test_only_a_row_that_collapsed_beyond_the_axes_is_a_number():
+    (limits, means, texts), (_, differences, others) = drawn(none=[50.0], good=[52.0], bad=[1.0])
+    assert limits[0] > 49 and "bad" not in means and texts == ["◂ 1.0"]
+    assert "bad" not in differences and others == ["◂ −49.0"]
+    # With intervals that reach as far it is where it belongs.
+    (_, means, texts), (_, differences, others) = drawn(none=[40.0, 60.0], bad=[0.0, 2.0])
+    assert means["bad"] == 1 and texts == [] and others == ["◂ −49.0"]

@@ -32,7 +32,7 @@ def files(folder):
 def test_every_figure_that_can_be_drawn_is(runs):
     result = processes.run(TOOL, runs / "baseline", runs / "swn")
     assert result.returncode == 0, result.stderr
-    folder = runs / "baseline" / "figures"
+    folder = runs / "figures"  # of neither of them
     assert files(folder) == ["iou_shares.png", "weights.png"]
     assert result.stdout.splitlines() == [
         f"{n}: {folder / n}.png" for n in ("iou_shares", "weights")
@@ -40,9 +40,14 @@ def test_every_figure_that_can_be_drawn_is(runs):
     for file in folder.iterdir():
         assert Image.open(file).mode == "RGBA"  # transparent
     said = dict(line.split(": ", 1) for line in result.stderr.splitlines())
-    assert list(said) == ["samples", "missed", "functions"]
+    assert list(said) == ["precision_recall", "confusions", "missed", "samples", "functions"]
     assert "no picture of a sample" in said["samples"]
     assert "no learned functions" in said["functions"]
+
+
+def test_those_of_one_run_are_in_its_folder(runs):
+    tool.main([str(runs / "swn"), "--only", "weights"])
+    assert files(runs / "swn" / "figures") == ["weights.png"]
 
 
 def test_only_some_figures_to_another_folder(runs, tmp_path, capsys):
