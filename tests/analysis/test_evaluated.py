@@ -133,7 +133,7 @@ def test_a_run_without_an_evaluation(make_run, tmp_path):
     run = make_run("run", {})
     (run.path / "inference" / "only_here_coco_format.json").unlink()
     for draw in (draw_precision_recall, draw_confusions):
-        with pytest.raises(UserError, match="no data set named only_here here"):
+        with pytest.raises(UserError, match="no data set named only_here"):
             draw([run])
         with pytest.raises(UserError, match="no run to draw"):
             draw([])
