@@ -214,7 +214,7 @@ class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
         return self._load(path, checkpointables=[], is_enough=_a_backbone)
 
     def _load(self, path, checkpointables, is_enough: Callable[[list[str], nn.Module], bool]):
-        self._is_enough, self._path = is_enough, path
+        self._is_enough = is_enough
         try:
             return self.load(path, checkpointables=checkpointables)
         except UserError:
@@ -225,6 +225,7 @@ class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         """As Detectron2's, which would let the first two kinds of files run code."""
+        self._file = filename
         if filename.endswith(".pkl"):
             data = read_pickled_arrays(filename)
             if "model" in data and "__author__" in data:  # of Detectron2's model zoo
@@ -251,7 +252,7 @@ class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
             )
         # In place of Detectron2's table of their names, which is in log.txt.
         total = len(self.model.state_dict())
-        _logger.info(f"Weights: {total - len(unfilled)} of {total} tensors from {self._path}")
+        _logger.info(f"Weights: {total - len(unfilled)} of {total} tensors from {self._file}")
         return incompatible
 
 
