@@ -36,6 +36,7 @@ from swn_d2.weighting import SWN, SampleWeighter, Uniform
 DETECTORS = ("faster_rcnn", "mask_rcnn", "retinanet", "fcos")
 DIGIT_SCENES = "datasets/digit_scenes"  # tools/make_digit_scenes.py writes it
 LOG_PERIOD = 20  # iterations
+WRITTEN = ("metrics.json", "samples.jsonl", "model.pth")  # in the folder of a run
 
 
 def train(args: argparse.Namespace, model: nn.Module, data: "CocoFolder", folder: Path) -> None:
@@ -301,8 +302,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     folder = Path(args.output)
     with user_errors_exit():
-        if (folder / "metrics.json").exists():
-            raise UserError(f"{folder} has a run already; give another --output.")
+        # Nothing of a run, or of yours, is written over.
+        if there := [name for name in WRITTEN if (folder / name).exists()]:
+            raise UserError(f"{folder} has a run already ({there[0]}); give another --output.")
         masks = args.detector == "mask_rcnn"
         with phase("reading the data"):
             data, val = (CocoFolder(*files, masks=masks) for files in (args.train, args.val))

@@ -125,7 +125,7 @@ def audit_run(
         annotations: see :func:`training_annotations`.
         start_weights: what the training started from: a backbone that has not seen the annotations
             judges them better. If there is none, the trained one looks at the objects.
-        tick: is called after each picture with how many are done.
+        tick: is called after each picture with how many are done, of which there are two rounds.
 
     Raises:
         UserError: the weights or a picture can't be read, or the detector has not learned enough
@@ -138,7 +138,7 @@ def audit_run(
         cfg.MODEL.WEIGHTS = start_weights
         viewer = build_viewer(cfg)
     evidence = gather_evidence(judge, annotations, tick=tick)
-    appearance = gather_appearance(viewer, annotations, cfg.INPUT.FORMAT)
+    appearance = gather_appearance(viewer, annotations, cfg.INPUT.FORMAT, tick=tick)
     return audit_annotations(evidence, appearance, annotations)
 
 

@@ -1,5 +1,6 @@
 """The picture of the table: every seed, the means, and the paired differences."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["draw_rows", "plot_rows"]
 
 _COLLAPSED = 0.1  # of the best mean
+_LONGEST = 40  # characters of a line below an axis
 # The shapes tell them apart as well.
 _MEAN, _SEED = color_of(0), color_of(1)
 
@@ -72,7 +74,8 @@ def draw_rows(summaries: Sequence[Summary], baseline: str) -> "Figure":
     left.set_yticks(range(len(summaries)), [s.row for s in summaries])
     left.set_ylim(len(summaries) - 0.4, -0.6)  # the first row on top
     left.set_xlabel(f"{metric} (%)")
-    right.set_xlabel(f"{metric}: difference to {baseline} (percentage points)")
+    difference_in = f"{metric}: difference to {baseline} (percentage points)"
+    right.set_xlabel(textwrap.fill(difference_in, _LONGEST))
     left.scatter([], [], s=20, facecolors="none", edgecolors=_SEED, label="a seed")
     left.errorbar([], [], xerr=[], label="mean, 95 % interval", **_mean_style())
     figure.legend(loc="outside upper left", ncols=2, frameon=False, labelcolor=TEXT, fontsize=9)

@@ -104,7 +104,9 @@ class SampleRecorder:
             )
             append_records(self._folder / RECORDING, [record])
             scalars = weight_scalars(statistics, weights)
-            self.scalars = {name: float(value) for name, value in scalars.items()}
+            # One copy to the host for all of them.
+            values = torch.stack(list(scalars.values())).tolist() if scalars else []
+            self.scalars = dict(zip(scalars, values, strict=True))
         keep_parameters(self._weighters, self._folder, iteration, self._num_iterations)
 
     def _pictures(self, images: Any, targets: list[dict[str, Tensor]]) -> Pictures:

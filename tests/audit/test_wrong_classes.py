@@ -20,11 +20,12 @@ def test_what_objects_look_like_helps():
     rows = np.arange(len(classes))
     # Two views, which know the class of nine in ten objects; most of what they show is noise.
     true = np.where(wrong, log_probs.argmax(axis=1), classes)
-    views = rng.normal(size=(len(classes), 2, 40)).astype(np.float32)
+    views = rng.normal(size=(len(classes), 2, 100)).astype(np.float32)
     views[rows, :, true] += 4 * (rng.random(len(classes)) < 0.9)[:, None]
+    units = np.where(np.arange(100) < 6, 0.01, 100)  # what shows nothing is far larger
     areas = [
         roc_auc_score(wrong, find_wrong_classes(log_probs, seen, classes, pictures).suspicion)
-        for seen in (blind(log_probs), views, 100 * views - 7)
+        for seen in (blind(log_probs), views, units * views - 7)
     ]
     assert areas[1] > areas[0] + 0.03
     assert areas[2] == pytest.approx(areas[1], abs=0.01)  # whatever the features' units are
@@ -54,6 +55,16 @@ def test_what_is_right_is_not_suspicious_because_it_is_hard():
     found = find_wrong_classes(log_probs, blind(log_probs), classes, pictures)
     assert found.share.value < 0.01
     assert (found.suspicion > 0.5).mean() < 0.01
+
+
+def test_the_share_is_taken_from_the_clearest():
+    """Of the others, the hard ones look wrong, though none is."""
+    log_probs, classes, _, pictures = class_evidence(0)
+    shares = [
+        find_wrong_classes(log_probs, blind(log_probs), classes, pictures, clear=clear).share.value
+        for clear in (0.1, 1)
+    ]
+    assert shares[0] < 0.01 < 0.03 < shares[1]
 
 
 def test_what_the_class_is():

@@ -119,9 +119,18 @@ def test_weights_to_start_from(runs, files, tmp_path, capsys):
 
 def test_a_run_is_not_overwritten(runs, files):
     before = (runs / "fcos" / "metrics.json").read_text()
-    with pytest.raises(SystemExit, match="has a run already; give another --output"):
+    with pytest.raises(
+        SystemExit, match=r"has a run already \(metrics\.json\); give another --output"
+    ):
         example.main([*files, "--output", str(runs / "fcos")])
     assert (runs / "fcos" / "metrics.json").read_text() == before
+
+
+def test_weights_alone_are_not_overwritten(files, tmp_path):
+    (tmp_path / "model.pth").write_bytes(b"mine")
+    with pytest.raises(SystemExit, match=r"\(model\.pth\); give another --output"):
+        example.main([*files, "--output", str(tmp_path)])
+    assert (tmp_path / "model.pth").read_bytes() == b"mine"
 
 
 def edited(source, target, **changes):

@@ -163,3 +163,18 @@ def test_only_a_row_that_collapsed_beyond_the_axes_is_a_number():
     # With intervals that reach as far it is where it belongs.
     (_, means, texts), (_, differences, others) = drawn(none=[40.0, 60.0], bad=[0.0, 2.0])
     assert means["bad"] == 1 and texts == [] and others == ["◂ −49.0"]
+
+
+def test_the_name_of_a_long_baseline_is_not_cut_off():
+    name = "audit before training, relabelled"
+    values = {1: 50.0, 2: 51.0}
+    figure = draw_rows(
+        [
+            Summary(name, "bbox/AP", values, None),
+            Summary("other", "bbox/AP", values, paired_difference(values, values)),
+        ],
+        name,
+    )
+    figure.draw_without_rendering()
+    label = figure.axes[1].xaxis.label.get_window_extent()
+    assert figure.bbox.x0 <= label.x0 and label.x1 <= figure.bbox.x1

@@ -166,9 +166,11 @@ def test_data_first_then_jobs_with_a_gpu_each(write_matrix, tmp_path, monkeypatc
         "raise SystemExit(3)"
     )
     made = tmp_path / "made here"
-    matrix = load_matrix(write_matrix(environment={"MADE": str(made)}, data=[f"touch '{made}'"]))
+    data = [f"touch '{made}'", f"touch '{made} for {{seed}}'"]
+    matrix = load_matrix(write_matrix(environment={"MADE": str(made)}, data=data))
     failed = Runner(matrix, script, gpus=["5", "7"]).run()
     assert set(failed) == {run.name for run in matrix.runs}
+    assert all(Path(f"{made} for {seed}").exists() for seed in matrix.seeds)
     notes = [
         re.search(r"status 3; .*\n +noted (.*)", reason)[1].split() for reason in failed.values()
     ]

@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 from swn_d2.audit import audit as audit_module
 from swn_d2.audit.annotations import Annotations
 from swn_d2.audit.evidence import build_judge, gather_evidence
+from swn_d2.audit.shares import share_of
 from swn_d2.data import register_coco
 from swn_d2.engine import SafeCheckpointer
 from swn_d2.modeling.roi_heads import SWNROIHeads
@@ -288,6 +289,10 @@ def test_before_training(tmp_path, monkeypatch, capsys):
     suspicion = np.array([row["suspicion"] for row in audit["annotations"]])
     assert roc_auc_score(wrong, suspicion) > 0.97
     assert set(audit["expected"]) == {"wrong class", "duplicate"} and audit["missing"] == []
+    # Of the clearest tenth, some disagree.
+    number = len(annotations)
+    shares = [share_of(k, number // 10).value for k in range(number // 10)]
+    assert min(abs(audit["expected"]["wrong class"]["value"] - number * s) for s in shares) < 0.1
     page = (output / "audit.html").read_text()
     assert "take a trained detector" in page and "Badly placed boxes" not in page
     relabelled = json.loads((output / "new.json").read_text())["annotations"]

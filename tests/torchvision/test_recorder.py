@@ -6,6 +6,7 @@ import torch
 from swn_d2.errors import UserError
 from swn_d2.recording import RECORDING, read_recording
 from swn_d2.torchvision import record_samples, weight_samples
+from swn_d2.weighting import weight_scalars
 
 from .tiny import batch, empty_batch, tiny_model, tiny_swn, training_losses
 
@@ -19,7 +20,13 @@ def test_records_are_what_the_weighter_saw(tmp_path):
     recorder = record_samples(
         model, tmp_path / "new", num_iterations=4, period=2, num_samples=10**6
     )
-    model.head.sample_weighter.register_forward_hook(lambda *a: seen.append(a[1][0]))
+    last = {}
+
+    def note(_, inputs, weights):
+        seen.append(inputs[0])
+        last.update(weight_scalars(inputs[0], weights))
+
+    model.head.sample_weighter.register_forward_hook(note)
     for step in range(4):
         training_losses(model, empty_batch(step) if step == 3 else batch(step))
     first, second = read_recording(tmp_path / "new" / RECORDING)
@@ -31,6 +38,7 @@ def test_records_are_what_the_weighter_saw(tmp_path):
         assert record.positives["box_loss"] == pytest.approx(expected, rel=1e-3)
     assert first.crops and second.num_positives == 0 and not second.crops
     assert set(recorder.scalars) >= {"weights/box_mean", "swn/cls_bg_std"}
+    assert recorder.scalars == pytest.approx({name: float(v) for name, v in last.items()})
 
 
 def test_what_is_no_training_is_not_recorded(tmp_path):

@@ -1,0 +1,67 @@
+"""What the backbone is shown, and what is taken of it."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from swn_d2.audit.annotations import Annotations
+from swn_d2.audit.appearance import gather_appearance
+from swn_d2.errors import UserError
+from tests.tiny import tiny_config, tiny_model
+
+from .synthetic import SIZE, annotations
+
+BOX = (60, 80, 140, 120)  # its left half is red, its right half green, what is around it blue
+
+
+@pytest.fixture
+def data(tmp_path):
+    pixels = np.zeros((SIZE, SIZE, 3), np.uint8)
+    pixels[..., 2] = 200
+    x0, y0, x1, y1 = BOX
+    middle = (x0 + x1) // 2
+    pixels[y0:y1, x0:middle] = (200, 0, 0)
+    pixels[y0:y1, middle:x1] = (0, 200, 0)
+    for i in range(2):
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    other = (0, 0, 30, 30)  # blue, and beyond the picture's edge with what is around it
+    found = annotations([other, BOX, BOX], [0, 0, 1], image=[1, 0, 1])
+    return Annotations(found.file, tmp_path, found.content)
+
+
+@pytest.mark.parametrize("pixel_format", ["RGB", "BGR"])
+def test_both_views_are_of_the_objects(data, pixel_format):
+    model, seen = tiny_model(tiny_config("INPUT.FORMAT", pixel_format)).eval(), []
+    model.backbone.bottom_up.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    ticks = []
+    views = gather_appearance(model, data, pixel_format, tick=ticks.append)
+    last = list(model.backbone.bottom_up.output_shape().values())[-1]  # and not the pyramid's
+    assert views.shape == (3, 2, last.channels) and np.isfinite(views).all() and ticks == [1, 2]
+    # Both times the same object, however many are in its picture, and another one.
+    np.testing.assert_allclose(views[1], views[2], rtol=1e-4, atol=1e-4)
+    assert np.abs(views[0] - views[1]).max() > 1e-3
+    upright, mirrored = (crops[0] * model.pixel_std + model.pixel_mean for crops in seen[:2])
+    if pixel_format == "BGR":
+        upright, mirrored = upright.flip(0), mirrored.flip(0)
+    half = upright.shape[-1] // 2
+    for shown, left in ((upright, 0), (mirrored, 1)):
+        inside = shown[:, half - 10 : half + 10]
+        assert inside[:, :, half - 30].mean(dim=1).argmax() == left  # red or green
+        assert inside[:, :, half + 30].mean(dim=1).argmax() == 1 - left
+    blue = [int((shown.argmax(dim=0) == 2).sum()) for shown in (upright, mirrored)]
+    assert 0 < blue[0] < blue[1]  # the second has more of what is around it
+
+
+def test_features_that_are_not_finite(data):
+    model = tiny_model(tiny_config()).eval()
+    with torch.no_grad():
+        for parameter in model.backbone.bottom_up.parameters():
+            parameter.fill_(torch.nan)
+    with pytest.raises(UserError, match="not finite .* give other weights"):
+        gather_appearance(model, data, "BGR")
+
+
+def test_no_object_at_all(tmp_path, data):
+    nothing = Annotations(data.file, data.image_root, {**data.content, "annotations": []})
+    assert len(gather_appearance(tiny_model(tiny_config()).eval(), nothing, "BGR")) == 0
