@@ -28,6 +28,8 @@ class WeightedRoIHeads(WeightedHead, RoIHeads):
 
     The samples are the sampled regions, and both losses are divided by their number. The losses of
     the region proposal network and of keypoints are left alone.
+    torchvision's own losses are computed as well, and replaced: its forward pass leaves no place
+    between them and the heads.
     """
 
     LOSS_NAMES = {"cls": "loss_classifier", "box": "loss_box_reg", "mask": "loss_mask"}
