@@ -8,7 +8,7 @@ import argparse
 import time
 from pathlib import Path
 
-from demo import run
+from demo import run, train
 
 from swn_d2.data import digit_scenes_root
 from swn_d2.errors import (
@@ -38,11 +38,10 @@ def main() -> None:
     noisy, truth = root / "noisy.json", root / "noisy.truth.json"
     clean = root / "annotations" / "instances_train.json"
     run("tools/add_noise.py", str(clean), str(noisy), "--wrong-classes", str(SHARE))
-    run(
-        *("train_net.py", "--config-file", CONFIG, "--resume"),
-        *("--register-coco", "noisy_digits", str(noisy), str(root / "train")),
-        *("DATASETS.TRAIN", "noisy_digits", "OUTPUT_DIR", str(OUTPUT), "SEED", "1"),
-        *("SOLVER.MAX_ITER", "480", "SOLVER.STEPS", "(360,)", "DATASETS.TEST", "()"),
+    train(
+        *(CONFIG, OUTPUT, "--register-coco", "noisy_digits", str(noisy), str(root / "train")),
+        *("DATASETS.TRAIN", "noisy_digits", "DATASETS.TEST", "()"),
+        *("SOLVER.MAX_ITER", "600", "SOLVER.STEPS", "(450,)"),
     )
     run("tools/audit.py", str(OUTPUT), "--overwrite")
     print(f"\n{SHARE:.0%} of the digits were annotated as another one. What the audit found:\n")

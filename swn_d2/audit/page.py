@@ -25,6 +25,7 @@ _NUM_PICTURED = 48  # of each kind
 _LOWEST = 0.02  # suspicion of what is pictured
 _CROP_SIZE = 220  # pixels of the longer side
 _NUM_PICTURES = 20  # rows in the table of pictures
+_NUM_CONFUSED = 3  # classes that one is confused with
 
 _TITLES = {
     WRONG_CLASS: "Wrong classes",
@@ -206,12 +207,29 @@ def _by_class(audit: Audit) -> str:
             f"{number[k]:,}",
             f"{wrong[k]:,.1f}",
             f"{wrong[k] / max(number[k], 1):.1%}",
+            text(_really(audit, k)),
             f"{lacking[k]:,.1f}",
         ]
         for k in np.argsort(-wrong, kind="stable")
     ]
-    head = ["class, as annotated", "annotations", "wrong class", "share", "missing objects"]
+    head = [
+        "class, as annotated",
+        "annotations",
+        "wrong class",
+        "share",
+        "really",
+        "missing objects",
+    ]
     return table(head, rows, "errors to expect by class")
+
+
+def _really(audit: Audit, k: int) -> str:
+    """What the objects are that are wrongly annotated as class ``k``, and how many of them."""
+    numbers = audit.classes.probs[audit.annotations.classes == k].sum(axis=0)
+    numbers[k] = 0
+    names = audit.annotations.class_names
+    often = np.argsort(-numbers, kind="stable")[:_NUM_CONFUSED]
+    return ", ".join(f"{names[i]} {numbers[i]:,.0f}" for i in often if numbers[i] >= 0.5) or "–"
 
 
 def _by_picture(audit: Audit) -> str:

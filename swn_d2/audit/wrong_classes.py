@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import UserError
+from .confusions import evenly, learn_confusions, posterior, unconfused
 from .shares import Estimate, mean_shifted_to, share_of
 
 __all__ = ["WrongClasses", "find_wrong_classes"]
@@ -48,10 +49,11 @@ def find_wrong_classes(
        them best.
     2. The share of wrong classes: of the part of the objects whose likeliest class leaves the
        second one farthest behind, those with another class annotated. There it errs hardly ever.
-    3. With wrong classes spread evenly, Bayes' rule gives what the class is, and so the
-       probability that it is not the annotated one.
+    3. With that share, and wrong classes spread evenly at first, Bayes' rule gives what the class
+       is; that, which class is annotated in place of which (:func:`learn_confusions`); and that,
+       by Bayes' rule again, the probability that the class is not the annotated one.
     4. The regression is fitted once more, with each annotation counting as much as it is likely
-       right, and so no longer to the wrong ones. Bayes' rule again.
+       right, and so no longer to the wrong ones. The confusions and Bayes' rule once more.
     5. The detector has learned from the wrong annotations as well, and believes them a little:
        the logits are shifted until the mean of all is the share.
 
@@ -89,32 +91,18 @@ def find_wrong_classes(
             "it has not learned enough to judge annotations. Train it longer, or start from a "
             "better backbone."
         )
-    # P(annotated k) = (1 - s) P(is k) + s (1 - P(is k)) / (K - 1), solved for P(is k).
-    evenly = share.value / (num_classes - 1)
-    probs = np.clip((noisy - evenly) / (1 - share.value - evenly), 1e-4, None)
-    probs /= probs.sum(axis=1, keepdims=True)
-    suspicion = _posterior(probs, classes, share.value)
-    probs = regression.predict(1 - suspicion)
-    suspicion = mean_shifted_to(_posterior(probs, classes, share.value), share.value)
+    confusions = evenly(share.value, num_classes)
+    confusions = learn_confusions(unconfused(noisy, confusions), classes, confusions)
+    what_it_is = posterior(unconfused(noisy, confusions), classes, confusions)
     rows = np.arange(num_objects)
-    others = probs.copy()
-    others[rows, classes] = 0
-    others /= others.sum(axis=1, keepdims=True)
-    others *= suspicion[:, None]
-    others[rows, classes] = 1 - suspicion
-    return WrongClasses(suspicion, others, share)
-
-
-def _posterior(probs: np.ndarray, classes: np.ndarray, share: float) -> np.ndarray:
-    """(N,) that an annotation is wrong, by Bayes' rule.
-
-    Args:
-        probs: (N, K) of what the class is, the annotation not being known.
-        share: of wrong annotations, which have any other class alike.
-    """
-    own = probs[np.arange(len(probs)), classes]
-    right, wrong = (1 - share) * own, share / (probs.shape[1] - 1) * (1 - own)
-    return wrong / (right + wrong)
+    probs = regression.predict(what_it_is[rows, classes])
+    confusions = learn_confusions(probs, classes, confusions)
+    what_it_is = posterior(probs, classes, confusions)
+    suspicion = mean_shifted_to(1 - what_it_is[rows, classes], share.value)
+    what_it_is[rows, classes] = 0
+    what_it_is *= suspicion[:, None] / what_it_is.sum(axis=1, keepdims=True)
+    what_it_is[rows, classes] = 1 - suspicion
+    return WrongClasses(suspicion, what_it_is, share)
 
 
 class _Regression:
