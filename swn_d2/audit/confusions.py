@@ -1,51 +1,54 @@
 """Which class is annotated in place of which other one."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 __all__ = ["evenly", "learn_confusions", "posterior", "unconfused"]
 
 _STEPS = 20
 _SMALLEST = 1e-4  # probability of a class
-_CONCENTRATIONS = np.logspace(-1, 4, 51)
+# Of the errors of a class: from such that are nearly always the same to such that fall evenly.
+_CONCENTRATIONS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, np.inf)
 
 
 def evenly(share: float, num_classes: int) -> np.ndarray:
     """(K, K) P(annotated as j | is k) where a share is wrong and has any other class alike."""
-    confusions = np.full((num_classes, num_classes), share / (num_classes - 1))
-    np.fill_diagonal(confusions, 1 - share)
-    return confusions
+    return _confusions(share, np.ones((num_classes, num_classes)))
 
 
-def learn_confusions(probs: np.ndarray, classes: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """See which classes are taken for which, given how many are wrong (expectation maximisation,
-    Dawid and Skene 1979, with one annotator and a classifier for the classes).
+def learn_confusions(
+    probs: np.ndarray,
+    classes: np.ndarray,
+    share: float,
+    folds: Iterable[tuple[np.ndarray, np.ndarray]],
+) -> np.ndarray:
+    """See which classes are taken for which (expectation maximisation, Dawid and Skene 1979, with
+    one annotator and a classifier for the classes).
 
     A few errors are no pattern: those of a class are drawn from shares that have a Dirichlet prior
-    around even ones, whose concentration is the one that makes the errors of all classes likeliest
-    (empirical Bayes). So where errors fall evenly, ``start`` comes back.
+    around even ones. How concentrated it is, the annotations of other pictures decide, by how well
+    they are predicted.
 
     Args:
         probs: (N, K) of what a class is, the annotation not being known.
         classes: (N,) as they are annotated.
-        start: (K, K), see :func:`evenly`; its share of wrong classes is kept, which the ``probs``
-            can't tell from hard objects.
+        share: of wrong classes. It is kept: the ``probs`` can't tell errors from hard objects.
+        folds: indices that are fitted, and those of the pictures that are predicted then.
 
     Returns:
         (K, K) P(annotated as j | is k).
     """
-    num_classes = len(start)
-    share, confusions = 1 - start[0, 0], start
-    for _ in range(_STEPS):
-        what_it_is = posterior(probs, classes, confusions)
-        errors = np.zeros_like(start)  # [k, j]: expected, of class k and annotated as j
-        np.add.at(errors.T, classes, what_it_is)
-        np.fill_diagonal(errors, 0)
-        alike = _likeliest_concentration(errors) / (num_classes - 1)
-        shares = errors + alike
-        np.fill_diagonal(shares, 0)
-        confusions = share * shares / shares.sum(axis=1, keepdims=True)
-        np.fill_diagonal(confusions, 1 - share)
-    return confusions
+
+    def log_likelihood(concentration):
+        total = 0.0
+        for fitted, judged in folds:
+            confusions = _learn(probs[fitted], classes[fitted], share, concentration)
+            of_classes = (probs[judged] * confusions[:, classes[judged]].T).sum(axis=1)
+            total += np.log(of_classes).sum()
+        return total
+
+    return _learn(probs, classes, share, max(_CONCENTRATIONS, key=log_likelihood))
 
 
 def unconfused(probs: np.ndarray, confusions: np.ndarray) -> np.ndarray:
@@ -71,21 +74,25 @@ def posterior(probs: np.ndarray, classes: np.ndarray, confusions: np.ndarray) ->
     return result / result.sum(axis=1, keepdims=True)
 
 
-def _likeliest_concentration(errors: np.ndarray) -> float:
-    """Of a Dirichlet prior around even shares.
+def _learn(
+    probs: np.ndarray, classes: np.ndarray, share: float, concentration: float
+) -> np.ndarray:
+    """(K, K) the confusions, given the concentration of the prior."""
+    num_classes = probs.shape[1]
+    confusions = evenly(share, num_classes)
+    if np.isinf(concentration):
+        return confusions
+    for _ in range(_STEPS):
+        errors = np.zeros_like(confusions)  # [k, j]: expected, of class k and annotated as j
+        np.add.at(errors.T, classes, posterior(probs, classes, confusions))
+        confusions = _confusions(share, errors + concentration / (num_classes - 1))
+    return confusions
 
-    Args:
-        errors: (K, K) numbers, of which each row is one draw; none on the diagonal.
-    """
-    from scipy.special import gammaln  # with scikit-learn, where that is
 
-    others = len(errors) - 1
-    numbers = errors[~np.eye(len(errors), dtype=bool)].reshape(-1, others)
-    totals = numbers.sum(axis=1)
-
-    def log_likelihood(total):  # of the Dirichlet-multinomial distribution, but for a constant
-        of_rows = gammaln(total) - gammaln(total + totals)
-        of_numbers = gammaln(total / others + numbers) - gammaln(total / others)
-        return of_rows.sum() + of_numbers.sum()
-
-    return max(_CONCENTRATIONS, key=log_likelihood)
+def _confusions(share: float, numbers: np.ndarray) -> np.ndarray:
+    """(K, K) P(annotated as j | is k), with errors in proportion to the numbers (K, K) beside the
+    diagonal."""
+    others = numbers * (1 - np.eye(len(numbers)))
+    confusions = share * others / others.sum(axis=1, keepdims=True)
+    np.fill_diagonal(confusions, 1 - share)
+    return confusions

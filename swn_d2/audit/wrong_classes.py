@@ -91,12 +91,12 @@ def find_wrong_classes(
             "it has not learned enough to judge annotations. Train it longer, or start from a "
             "better backbone."
         )
-    confusions = evenly(share.value, num_classes)
-    confusions = learn_confusions(unconfused(noisy, confusions), classes, confusions)
+    probs = unconfused(noisy, evenly(share.value, num_classes))
+    confusions = learn_confusions(probs, classes, share.value, regression.folds)
     what_it_is = posterior(unconfused(noisy, confusions), classes, confusions)
     rows = np.arange(num_objects)
     probs = regression.predict(what_it_is[rows, classes])
-    confusions = learn_confusions(probs, classes, confusions)
+    confusions = learn_confusions(probs, classes, share.value, regression.folds)
     what_it_is = posterior(probs, classes, confusions)
     suspicion = mean_shifted_to(1 - what_it_is[rows, classes], share.value)
     what_it_is[rows, classes] = 0
@@ -106,7 +106,11 @@ def find_wrong_classes(
 
 
 class _Regression:
-    """Softmax regressions that predict the class of an object, each from other pictures."""
+    """Softmax regressions that predict the class of an object, each from other pictures.
+
+    Attributes:
+        folds: for each, the indices of the objects that it is fitted to, and that it judges.
+    """
 
     def __init__(
         self,
@@ -127,7 +131,7 @@ class _Regression:
             columns.append(components.fit_transform(view / np.maximum(deviation, 1e-6)))
         self._features = np.hstack(columns).astype(np.float64)
         self._classes = classes
-        self._folds = list(GroupKFold(_FOLDS).split(self._features, groups=pictures))
+        self.folds = list(GroupKFold(_FOLDS).split(self._features, groups=pictures))
         # Of classes that no other pictures have, it is what the detector says.
         self._prior = np.exp(log_probs.astype(np.float64))
         self._prior /= self._prior.sum(axis=1, keepdims=True)
@@ -151,7 +155,7 @@ class _Regression:
         from sklearn.linear_model import LogisticRegression
 
         result = self._prior.copy()
-        for fitted, judged in self._folds:
+        for fitted, judged in self.folds:
             known, probs = np.unique(self._classes[fitted]), np.ones((len(judged), 1))
             if len(known) > 1:
                 model = LogisticRegression(C=inverse_penalty, max_iter=1000)
