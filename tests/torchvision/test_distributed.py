@@ -1,13 +1,12 @@
 """torchvision's detectors with sample weights in two gloo processes on the CPU."""
 
-import multiprocessing
-
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
+import tests.processes  # noqa: F401  whose server has torch imported
 from swn_d2.recording import RECORDING, read_recording
 from swn_d2.torchvision import join_adam, record_samples, weight_samples
 from tests.weighting.conftest import randomize
@@ -44,7 +43,7 @@ def train(rank, folder):
             # Different seeds: DistributedDataParallel starts both from the first's parameters.
             model = build(detector, seed=rank)
             optimizer = join_adam(torch.optim.SGD(model.parameters(), 0.01), model)
-            parallel = DistributedDataParallel(model, broadcast_buffers=False)
+            parallel = DistributedDataParallel(model)
             if rank == 0:
                 record_samples(
                     model, f"{folder}/{detector}", num_iterations=NUM_ITERATIONS, period=1
@@ -65,7 +64,6 @@ def train(rank, folder):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two processes")
-    multiprocessing.get_context("forkserver").set_forkserver_preload([__name__])
     mp.start_processes(train, args=(folder,), nprocs=2, start_method="forkserver")
     return folder
 
