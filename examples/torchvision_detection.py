@@ -118,7 +118,7 @@ class CocoFolder(Dataset):
     """
 
     def __init__(self, annotations: str, images: str, *, masks: bool):
-        with contextlib.redirect_stdout(None):
+        with contextlib.redirect_stdout(None), phase(f"reading the annotations {annotations}"):
             self.coco = COCO(annotations)
         self.labels = {c: i for i, c in enumerate(sorted(self.coco.getCatIds()), start=1)}
         self.image_ids = sorted(self.coco.getImgIds())
@@ -132,8 +132,15 @@ class CocoFolder(Dataset):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, dict]:
         image_id = self.image_ids[index]
+        with phase(f"reading image {image_id} in {self._folder}, or its annotations,"):
+            return self._read(image_id)
+
+    def _read(self, image_id: int) -> tuple[torch.Tensor, dict]:
         file_name = self.coco.imgs[image_id]["file_name"]
-        image = pil_to_tensor(Image.open(self._folder / file_name).convert("RGB")) / 255
+        picture = Image.open(self._folder / file_name)
+        if picture.mode[0] in "IF":  # which Pillow would make all white
+            raise UserError(f"{file_name} has more than 8 bits a channel; convert it to 8.")
+        image = pil_to_tensor(picture.convert("RGB")) / 255
         objects = [
             annotation
             for annotation in self.coco.imgToAnns[image_id]
@@ -322,7 +329,8 @@ def main(argv: list[str] | None = None) -> None:
         if args.weights:
             with phase("loading the weights"):
                 load_weights(model, args.weights)
-        model.to(args.device)
+        with phase(f"moving the detector to the device {args.device}"):
+            model.to(args.device)
         train(args, model, data, folder)
         metrics = evaluate(args, model, val)
     log(folder, {"iteration": args.iterations - 1, **metrics})

@@ -3,36 +3,17 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from ..weighting import SampleLosses, SampleStatistics, SampleWeighter, weighted_losses
+from ..weighting import (
+    IterationCounter,
+    SampleLosses,
+    SampleStatistics,
+    SampleWeighter,
+    weighted_losses,
+)
 
-__all__ = ["IterationCounter", "WeightedHead", "object_offsets"]
-
-
-class IterationCounter(nn.Module):
-    """How many training iterations a detector has done: forward passes that build a graph.
-
-    The state dict has it, so that a training that is resumed from one goes on counting. It is a
-    number on the host, which a GPU need not be asked for.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.iteration = 0
-
-    def next(self) -> int:
-        """The number of this iteration, counted from 0."""
-        current = self.iteration
-        self.iteration += torch.is_grad_enabled()
-        return current
-
-    def get_extra_state(self) -> Tensor:
-        return torch.tensor(self.iteration)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        self.iteration = int(state)
+__all__ = ["WeightedHead", "object_offsets"]
 
 
 class WeightedHead:

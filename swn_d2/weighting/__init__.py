@@ -9,6 +9,7 @@ import pkgutil
 
 from .adapters import (
     Classification,
+    IterationCounter,
     gather_samples,
     paired_iou,
     sigmoid_classification,
@@ -35,6 +36,7 @@ __all__ = [
     "SWN",
     "TASKS",
     "Classification",
+    "IterationCounter",
     "JointOptimizer",
     "ObjectMemory",
     "SampleLosses",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .objective import group_mean, group_std
@@ -18,6 +18,7 @@ from .weighters import SampleWeighter
 
 __all__ = [
     "Classification",
+    "IterationCounter",
     "gather_samples",
     "paired_iou",
     "sigmoid_classification",
@@ -52,6 +53,30 @@ class Classification:
         """Values of the positives (F, ...) -> of all samples (R, ...), 0 for negatives."""
         everyone = values.new_zeros(len(self.loss), *values.shape[1:])
         return everyone.index_copy(0, self.foreground, values)
+
+
+class IterationCounter(nn.Module):
+    """How many training iterations a detector has done: forward passes that build a graph.
+
+    The state dict has it, so that a training that is resumed from one goes on counting. It is a
+    number on the host, which a GPU need not be asked for.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.iteration = 0
+
+    def next(self) -> int:
+        """The number of this iteration, counted from 0."""
+        current = self.iteration
+        self.iteration += torch.is_grad_enabled()
+        return current
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.iteration)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.iteration = int(state)
 
 
 def softmax_classification(scores: Tensor, gt_classes: Tensor) -> Classification:
@@ -148,6 +173,12 @@ def gather_samples(
             sample really contributes.
         details: what the detector adds to :meth:`SampleStatistics.detail`.
     """
+    num_positives = len(classification.foreground)
+    if fg_box_loss.dim() != 2 or len(fg_box_loss) != num_positives:
+        raise ValueError(
+            f"fg_box_loss has shape {tuple(fg_box_loss.shape)}, but must have ({num_positives}, D):"
+            " the unreduced loss of each positive, in columns"
+        )
     losses = SampleLosses(
         cls=classification.loss * cls_factor,
         box=classification.scatter(fg_box_loss) * box_factor,
@@ -174,13 +205,15 @@ def gather_samples(
 
 
 def paired_iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """(F,) IoU of each box with its other, both (F, 4) XYXY; NaN where a box is infinite."""
+    """(F,) IoU of each box with its other, both (F, 4) XYXY; NaN where a box is infinite, or the
+    other's corners are not in this order."""
     corners = torch.minimum(boxes[:, 2:], others[:, 2:]) - torch.maximum(
         boxes[:, :2], others[:, :2]
     )
     shared = corners.clamp(min=0).prod(dim=1)
     area, other_area = ((b[:, 2:] - b[:, :2]).prod(dim=1) for b in (boxes, others))
-    return shared / (area + other_area - shared).clamp(min=torch.finfo(boxes.dtype).eps)
+    iou = shared / (area + other_area - shared).clamp(min=torch.finfo(boxes.dtype).eps)
+    return iou.masked_fill((others[:, 2:] < others[:, :2]).any(dim=1), torch.nan)
 
 
 def with_mask_losses(

@@ -1,7 +1,8 @@
 """Does a detector's adapter keep the contract? The mistakes that everybody makes, found."""
 
 import copy
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ _WITH_GRAPH = ("true_prob", "cross_entropy", "label_loss", "log_variance")
 _PROBE = "loss_check_adapter"  # a regulariser
 _RELATIVE = 1e-5  # difference of losses that are the same
 _RELATIVE_OF_GRADIENTS = 1e-3  # which normalisation layers amplify
+_STEP = 0.02  # the share of the box loss that a step down its gradient should take away
 
 
 def check_adapter(plain: nn.Module, weighted: nn.Module, *inputs) -> None:
@@ -26,9 +28,10 @@ def check_adapter(plain: nn.Module, weighted: nn.Module, *inputs) -> None:
 
     With weights of 1, every loss must be the plain detector's, in value and in gradient, which
     shows a wrong *normaliser*, and *ignored samples* that are counted. The weights of each task
-    must reach one loss, all of it, and no other. The statistics must be those of Sec. 3.4 of the
-    paper, without a *gradient*. Regularisers must be among the losses, and all of the weighter's
-    parameters must get a gradient, without which DistributedDataParallel stops.
+    must reach one loss, all of it, and no other, each weight its own sample. The statistics must
+    be those of Sec. 3.4 of the paper, without a *gradient*, and the IoU must follow the predicted
+    boxes. Regularisers must be among the losses, and all of the weighter's parameters must get a
+    gradient, without which DistributedDataParallel stops.
 
     Copies of both detectors, with biases of 0, run a few times, always with the same random
     numbers. The detectors, the inputs, and the random numbers that follow stay as they are.
@@ -51,8 +54,8 @@ def check_adapter(plain: nn.Module, weighted: nn.Module, *inputs) -> None:
     expected = _Run(plain, inputs)
     for weighter in weighters:
 
-        def reply(weighter=weighter, **weights) -> _Run:
-            return _Run(weighted, inputs, weighter, SampleWeights(**weights))
+        def reply(weighter=weighter, step=None, **weights) -> _Run:
+            return _Run(weighted, inputs, weighter, SampleWeights(**weights), step)
 
         with_1 = reply(regularizers={_PROBE: torch.tensor(1.0)})
         # A cascade may add to the name.
@@ -63,12 +66,16 @@ def check_adapter(plain: nn.Module, weighted: nn.Module, *inputs) -> None:
                 "them to the dict that the detector returns (weighted_losses does)."
             )
         _check_statistics(with_1.statistics)
+        _check_weighter(weighted.get_submodule(weighter), with_1.statistics)
+        _check_finite(expected, with_1)
         tasks = _losses_of_tasks(with_1, reply)
         for name in expected.losses:
             _check_loss(name, tasks.get(name), expected, with_1)
         for name, task in tasks.items():
-            _check_sum(name, task, with_1)
+            _check_sum(name, task, with_1, reply)
         _check_gradients(expected, with_1)
+        if box := [name for name, task in tasks.items() if task == "box"]:
+            _check_iou(box[0], expected, with_1, reply)
     _check_gradient_of_weighters(weighted, inputs, weighters)
 
 
@@ -89,11 +96,13 @@ class _Run:
         inputs: tuple,
         weighter: str | None = None,
         weights: SampleWeights | None = None,
+        step: Mapping[str, Tensor] | None = None,
     ):
         """
         Args:
             weighter: the name of the weighter to be listened to.
             weights: what it says in place of its own.
+            step: parameter name -> what is added to it.
         """
         self._model, inputs = copy.deepcopy((detector, inputs))
         seen = []
@@ -103,16 +112,27 @@ class _Run:
                 seen.append(arguments[0])
                 return weights
 
-            self._model.get_submodule(weighter).register_forward_hook(answer)
+            listened = self._model.get_submodule(weighter)
+            listened.forward = lambda statistics: SampleWeights()  # its own may stop at a mistake
+            listened.register_forward_hook(answer)
         _make_every_sample_count(self._model)
+        with torch.no_grad():
+            for name, change in (step or {}).items():
+                self._model.get_parameter(name).add_(change)
         with torch.random.fork_rng(), torch.enable_grad():
             torch.manual_seed(0)
-            self.losses = dict(self._model.train()(*inputs))
+            losses = self._model.train()(*inputs)
+        if not isinstance(losses, Mapping) or not all(map(torch.is_tensor, losses.values())):
+            raise UserError(
+                f"in training, a {type(detector).__name__} must return a dict of losses, as 0-d "
+                "tensors, and no more; put a module around both detectors that does."
+            )
+        self.losses = dict(losses)
         if weighter is not None:
             if len(seen) != 1:
                 raise UserError(
                     f"the weighter was asked {len(seen)} times in an iteration; ask it once, with "
-                    "the samples of all images and levels."
+                    "the samples of all images and levels, also where there are none."
                 )
             self.statistics = seen[0]
 
@@ -163,6 +183,17 @@ def _check_statistics(statistics: SampleStatistics) -> None:
                 f"the statistics' {name} has a gradient, so the detector would learn to look as "
                 "if its samples counted more; detach it."
             )
+    if not isinstance(statistics.iteration, int):
+        raise UserError(
+            f"the statistics' iteration is {statistics.iteration!r}; it must be an int, counted "
+            "from 0 (IterationCounter does)."
+        )
+    for task, normalizer in statistics.normalizers.items():
+        if not normalizer > 0:
+            raise UserError(
+                f"normalizers[{task!r}] is {float(normalizer):g}; it must be greater than 0, also "
+                "where there are no samples."
+            )
     for name in statistics.details:
         try:
             detail = statistics.detail(name)
@@ -186,12 +217,48 @@ def _check_statistics(statistics: SampleStatistics) -> None:
             raise UserError(f"the statistics' {name} of negatives must be 0.")
     for name in ("iou", "prob"):
         value = getattr(statistics, name)
-        if ((value < 0) | (value > 1)).any():
-            raise UserError(f"the statistics' {name} must be between 0 and 1.")
+        if not ((value >= 0) & (value <= 1)).all():
+            raise UserError(
+                f"the statistics' {name} must be between 0 and 1"
+                + (", of boxes that are XYXY." if name == "iou" else ".")
+            )
+    if "true_prob" in statistics.details:
+        true_prob = statistics.detail("true_prob").detach().float()[statistics.foreground]
+        if not torch.allclose(statistics.prob[statistics.foreground], true_prob, atol=1e-4):
+            raise UserError(
+                "the statistics' prob of positives is not their true_prob; it must be the "
+                "probability of the object's class."
+            )
+
+
+def _check_weighter(weighter: SampleWeighter, statistics: SampleStatistics) -> None:
+    """It is built for what the statistics have."""
+    weighter.check_detector(
+        is_dense=False,  # not known here, and the less strict of the two
+        box_loss_dim=statistics.box_loss.shape[1],
+        has_mask=statistics.mask_loss is not None,
+    )
 
 
 def _normalizers(statistics: SampleStatistics) -> dict[str, float | Tensor]:
     return {f"normalizers[{task!r}]": n for task, n in statistics.normalizers.items()}
+
+
+def _seen(run: _Run) -> str:
+    statistics = run.statistics
+    return (
+        f"The weighter saw {len(statistics)} samples, {len(statistics.foreground)} of them positive"
+    )
+
+
+def _check_finite(expected: _Run, with_1: _Run) -> None:
+    for name, plain in expected.losses.items():
+        loss = with_1.losses.get(name, plain)
+        if plain.isfinite() and not loss.isfinite():
+            raise UserError(
+                f"with weights of 1, {name} is {loss:.6g}, but {plain:.6g} in the plain detector. "
+                f"{_seen(with_1)}: see that they are the detector's."
+            )
 
 
 def _losses_of_tasks(with_1: _Run, reply: Callable[..., _Run]) -> dict[str, str]:
@@ -224,6 +291,9 @@ def _check_loss(name: str, task: str | None, expected: _Run, with_1: _Run) -> No
     if _same(loss, plain):
         return
     message = f"with weights of 1, {name} is {loss:.6g}, but {plain:.6g} in the plain detector"
+    for other, value in expected.losses.items():
+        if other != name and _same(loss, value):
+            raise UserError(f"{message}, whose {other} it is; exchange the names of the losses.")
     gradient, gradient_of_plain = (
         run.gradient(value, expected.trainable())
         for run, value in ((with_1, loss), (expected, plain))
@@ -232,13 +302,21 @@ def _check_loss(name: str, task: str | None, expected: _Run, with_1: _Run) -> No
     rest = gradient - ratio * gradient_of_plain
     if task is not None and rest.norm() <= _RELATIVE_OF_GRADIENTS * gradient.norm():
         normalizer = float(with_1.statistics.normalizers[task])
+        right = normalizer * ratio
+        twice = (
+            " if the losses are divided by it already"
+            if math.isclose(right, 1, rel_tol=1e-4)
+            else ""
+        )
         raise UserError(
             f"{message}, and its gradient has the same direction: the normaliser is wrong. "
-            f"normalizers[{task!r}] is {normalizer:.6g}, and should be {normalizer * ratio:.6g}."
+            f"normalizers[{task!r}] is {normalizer:.6g}, and should be {right:.6g}{twice}."
         )
     raise UserError(
         f"{message}, and its gradient has another direction: it is of other samples, or another "
-        "loss. Leave out the samples that the detector ignores, and no others."
+        f"loss. {_seen(with_1)}: if the detector counts others, leave out the samples that the "
+        "detector ignores, and no others; if it counts these, compare the loss, the order of the "
+        "classes (the background is the last) and the images' factors."
     )
 
 
@@ -256,21 +334,65 @@ def _check_gradients(expected: _Run, with_1: _Run) -> None:
         )
 
 
-def _check_sum(name: str, task: str, with_1: _Run) -> None:
-    """The statistics are of the losses that the detector trains on."""
+def _check_sum(name: str, task: str, with_1: _Run, reply: Callable[..., _Run]) -> None:
+    """The statistics are of the losses that the detector trains on, sample by sample."""
     statistics = with_1.statistics
-    total = statistics.loss(task).sum() / statistics.normalizers[task]
-    if not _same(total, with_1.losses[name]):
+    losses = statistics.loss(task) / statistics.normalizers[task]
+    if not _same(losses.sum(), with_1.losses[name]):
         raise UserError(
-            f"the statistics' {task}_loss adds up to {total:.6g}, but {name} to "
+            f"the statistics' {task}_loss adds up to {losses.sum():.6g}, but {name} to "
             f"{with_1.losses[name]:.6g}; make the statistics of the same losses "
-            "(SampleStatistics.of does)."
+            "and samples (SampleStatistics.of does)."
         )
+    weights = torch.linspace(0, 2, len(losses), device=losses.device)  # each has another
+    if not _same((weights * losses).sum(), reply(**{task: weights}).losses[name]):
+        raise UserError(
+            f"weights of the task {task!r} are multiplied with losses of other samples than "
+            "those whose statistics they are for; keep one order of the samples."
+        )
+
+
+def _check_iou(name: str, expected: _Run, with_1: _Run, reply: Callable[..., _Run]) -> None:
+    """A step down the gradient of the box loss changes the IoU, and, where the loss is one of
+    coordinates, raises its mean. (With GIoU, boxes without an area can come nearer by IoUs of 0.)
+    """
+    names = expected.trainable()
+    loss, others = with_1.losses[name], [v for n, v in with_1.losses.items() if n != name]
+    gradient = dict(zip(names, with_1.gradients(loss, names), strict=True))
+    if others:
+        shared = with_1.gradients(sum(others), names)
+        # Of the box branch alone, if there is one: it has no part in what the samples are.
+        alone = {n: g for (n, g), s in zip(gradient.items(), shared, strict=True) if s is None}
+        if any(g is not None for g in alone.values()):
+            gradient = alone
+    gradient = {n: g for n, g in gradient.items() if g is not None}
+    steepness = sum(g.double().square().sum() for g in gradient.values())
+    if not steepness:
+        return
+    length = _STEP * loss.item() / float(steepness)
+    after = reply(step={n: -length * g for n, g in gradient.items()}).statistics
+    before = with_1.statistics
+    if len(before.foreground) != len(after.foreground):  # what is sampled has changed
+        return
+    rise = after.iou[after.foreground] - before.iou[before.foreground]
+    is_of_coordinates = before.box_loss.shape[1] > 1
+    if not rise.any() and (is_of_coordinates or before.iou.any()):
+        fault = "stays the same"
+    elif is_of_coordinates and rise.mean() <= 0:
+        fault = "falls"
+    else:
+        return
+    raise UserError(
+        f"when the predicted boxes come nearer to their objects, the statistics' iou {fault}; it "
+        "must be that of the predicted, decoded boxes with their own objects, both XYXY in pixels."
+    )
 
 
 def _check_gradient_of_weighters(weighted: nn.Module, inputs: tuple, weighters: list[str]) -> None:
     run = _Run(weighted, inputs)
     names = [n for n in run.trainable() if any(n.startswith(f"{w}.") for w in weighters)]
+    if not names:
+        return
     gradients = run.gradients(sum(run.losses.values()), names)
     for name, gradient in zip(names, gradients, strict=True):
         if gradient is None:

@@ -38,6 +38,14 @@ class SampleLosses:
     normalizers: dict[str, float | Tensor]
     mask: Tensor | None = None
 
+    def __post_init__(self):
+        for task in TASKS:
+            if getattr(self, task) is not None and task not in self.normalizers:
+                raise ValueError(
+                    f"normalizers has no {task!r}, but {list(self.normalizers)}; there must be "
+                    "one for each task that has a loss"
+                )
+
     def weighted(self, weights: "SampleWeights") -> dict[str, Tensor]:
         """The losses of Eq. 2, reduced: task -> ``sum_i w_i L_i / N``, a 0-d tensor."""
         reduced = {}

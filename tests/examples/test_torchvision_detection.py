@@ -4,6 +4,7 @@ import importlib.util
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 from swn_d2.analysis.report import write_report
 from swn_d2.analysis.run_folder import RunFolder
 from swn_d2.data import make_digit_scenes
+from swn_d2.errors import UserError
 from swn_d2.recording import SNAPSHOTS, read_recording
 from tests.without_detectron2 import run_without_detectron2
 
@@ -142,7 +144,7 @@ def edited(source, target, **changes):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"missing": True}, "reading the data failed: FileNotFoundError"),
+        ({"missing": True}, "reading the annotations .*none.json failed: FileNotFoundError"),
         ({"images": [], "annotations": []}, "has no images or no categories"),
         ({"categories": [{"id": 1, "name": "one"}]}, "different categories"),
         ({"batch-size": "5"}, "--batch-size is 5, but .* has 4 images"),
@@ -161,6 +163,45 @@ def test_bad_data(change, message, files, scenes, tmp_path):
     with pytest.raises(SystemExit, match=message):
         example.main(arguments)
     assert not (tmp_path / "run").exists()
+
+
+def deep_picture(folder, name):
+    Image.fromarray(np.full((64, 64), 40_000, np.uint16)).save(folder / name, format="PNG")
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda folder, name: (folder / name).unlink(), "reading image 1 in .*FileNotFoundError"),
+        (lambda folder, name: (folder / name).write_text("x"), "reading image 1 in .*cannot ident"),
+        (deep_picture, "000001.jpg has more than 8 bits a channel; convert it to 8"),
+    ],
+)
+def test_bad_pictures(spoil, message, scenes, tmp_path):
+    """Also one that is read in the midst of a training."""
+    folder = shutil.copytree(scenes / "train", tmp_path / "images")
+    spoil(folder, "000001.jpg")
+    annotations = str(scenes / "annotations" / "instances_train.json")
+    data = example.CocoFolder(annotations, str(folder), masks=False)
+    data[1]
+    with pytest.raises(UserError, match=message):
+        data[0]
+
+
+def test_an_annotation_of_a_category_that_there_is_not(scenes, tmp_path):
+    annotations = scenes / "annotations" / "instances_train.json"
+    objects = json.loads(annotations.read_text())["annotations"]
+    file = edited(
+        annotations, tmp_path / "edited.json", annotations=[{**objects[0], "category_id": 99}]
+    )
+    data = example.CocoFolder(file, str(scenes / "train"), masks=False)
+    with pytest.raises(UserError, match="or its annotations, failed: KeyError: 99"):
+        data[0]
+
+
+def test_a_device_that_there_is_not(files, tmp_path):
+    with pytest.raises(SystemExit, match="moving the detector to the device none failed"):
+        example.main([*files, "--device", "none", "--output", str(tmp_path / "run")])
 
 
 def test_values_out_of_range(files, capsys):

@@ -128,7 +128,10 @@ class LossRenamed(Mistaken):
     "mistake, message",
     [
         (DividedByAllSamples, r"the normaliser is wrong. normalizers\['cls'\] is \d\d\d, and"),
-        (IgnoredAreNegatives, "Leave out the samples that the detector ignores, and no others"),
+        (
+            IgnoredAreNegatives,
+            "5 of them positive: .* leave out the samples that the detector ignores",
+        ),
         (IgnoredAreMasked, "of exactly 0, .* leave out the samples that the detector ignores"),
         (GradientThroughIoU, "the statistics' iou has a gradient"),
         (GradientThroughNormaliser, r"the statistics' normalizers\['box'\] has a gradient"),
