@@ -204,7 +204,8 @@ ARGUMENTS = {
     "TEST.EXPECTED_RESULTS [[1]]": "TEST.EXPECTED_RESULTS is [[1]]",
     "MODEL.SAMPLE_WEIGHTER.CLASS_WEIGHTS [0,0,0,0,0,0,0,0,0,0]": "CLASS_WEIGHTS are all 0",
     "MODEL.SAMPLE_WEIGHTER.CLASS_WEIGHTS [1]": "1 weights & ROI_HEADS.NUM_CLASSES is 10",
-    "MODEL.WEIGHTS run": "no file run (MODEL.WEIGHTS)",
+    "MODEL.WEIGHTS run": "no file run (MODEL.WEIGHTS).",
+    "MODEL.WEIGHTS pretrained/resnet18.pth MODEL.TIMM.NAME resnet18": "get_backbone.py resnet18",
     # What no check knows: the phase and Python's words.
     "--resume MODEL.RPN.IN_FEATURES ['p9']": "building the model failed: & p9 & --debug",
     "--resume MODEL.ROI_BOX_HEAD.POOLER_TYPE x": "building the model failed: & --debug",
