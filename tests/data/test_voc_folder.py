@@ -60,7 +60,9 @@ def test_the_file_says_which_picture_where_the_name_does_not(folders):
     (images / "c.jpg").rename(images / "d.jpg")
     assert names(folders) == ["b.jpg", "d.jpg", "a.jpg"]
     (annotations / "c.xml").write_text(text.replace("<filename>c.jpg</filename>", ""))
-    assert names(folders) == ["b.jpg", "c.jpg", "a.jpg"]
+    text = (annotations / "b.xml").read_text()
+    (annotations / "b.xml").write_text(text.replace("b.jpg", "b.png"))
+    assert names(folders) == ["b.png", "c.jpg", "a.jpg"]
 
 
 def test_folders_that_are_none(folders, tmp_path):
