@@ -72,9 +72,11 @@ BRIEF = """
     DATALOADER.NUM_WORKERS 0
 """
 
-CATS = (
-    "--register-coco cats_train cats/train.json cats/images "
-    "--register-coco cats_val cats/val.json cats/images"
+PLAN = "python tools/new_project.py --split cats cats/annotations.json cats/images -o cats.yaml"
+TRAIN = (
+    "python train_net.py --config-file cats.yaml "
+    "--register-coco cats_train cats_train.json cats/images "
+    "--register-coco cats_val cats_val.json cats/images"
 )
 NO_COCO = ends_with("coco_2017_train: there is no annotation file")
 HOW = {
@@ -95,13 +97,11 @@ HOW = {
     "python tools/report.py output/baseline output/swn": runs(says="output/report.html"),
     "python tools/visualize.py output/swn 'pictures/*.jpg'": runs(says="pictures/one.jpg: "),
     # Both are run by the fixture below, the training with a smaller size and length.
-    f"python tools/new_project.py {CATS} -o cats.yaml": runs(says="is a config for them"),
-    f"python train_net.py --config-file cats.yaml {CATS}": ends_with(
-        "output/cats already holds a run"
-    ),
+    PLAN: runs(says="is a config for them"),
+    TRAIN: ends_with("output/cats already holds a run"),
     # Up to the weights, which tests/tools/test_get_backbone.py fetches.
     "python tools/audit.py cats.yaml --before-training "
-    "--register-coco cats_train cats/train.json cats/images "
+    "--register-coco cats_train cats_train.json cats/images "
     "--output output/cats_audit --write cats/cleaned.json --relabel": ends_with(
         "pretrained/mobilenetv2_100.pth is not a PyTorch checkpoint"
     ),
@@ -128,11 +128,12 @@ HOW = {
 @pytest.fixture(scope="module")
 def run_in(tmp_path_factory):
     """Runs a command, in a folder that has what the README takes for granted: this repository,
-    pictures, and annotations of three classes; no COCO and no GPU."""
+    pictures, and annotations of three classes, in one file and in two; no COCO and no GPU."""
     folder = tmp_path_factory.mktemp("readme")
     for name in ("configs", "examples", "tools", "train_net.py"):
         (folder / name).symlink_to(ROOT / name)
     digits = make_digit_scenes(folder / "made", num_train=32, num_val=4, image_size=(96, 64))
+    whole = {"images": [], "annotations": []}
     for split in ("train", "val"):
         content = json.loads((digits / "annotations" / f"instances_{split}.json").read_text())
         content["categories"] = content["categories"][:3]
@@ -143,6 +144,12 @@ def run_in(tmp_path_factory):
             shutil.copy(digits / split / image["file_name"], folder / "cats" / "images" / name)
             image["file_name"] = name
         (folder / "cats" / f"{split}.json").write_text(json.dumps(content))
+        for annotation in content["annotations"]:
+            whole["annotations"].append({**annotation, "id": len(whole["annotations"]) + 1})
+            whole["annotations"][-1]["image_id"] = f"{split} {annotation['image_id']}"
+        whole["images"] += [{**i, "id": f"{split} {i['id']}"} for i in content["images"]]
+        whole["categories"] = content["categories"]
+    (folder / "cats" / "annotations.json").write_text(json.dumps(whole))
     (folder / "pictures").mkdir()
     shutil.copy(digits / "val" / "000001.jpg", folder / "pictures" / "one.jpg")
     (folder / "pretrained").mkdir()
@@ -160,12 +167,8 @@ def run_in(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(run_in):
     """The same after the README's training on data of one's own."""
-    plan, train = (
-        next(text for text in HOW if f"{tool}.py" in text and CATS in text)
-        for tool in ("new_project", "train_net")
-    )
-    runs()(run_in, shlex.split(plan))
-    runs(says=r"\bAP\b")(run_in, [*shlex.split(train), *shlex.split(BRIEF)])
+    runs()(run_in, shlex.split(PLAN))
+    runs(says=r"\bAP\b")(run_in, [*shlex.split(TRAIN), *shlex.split(BRIEF)])
     output = run_in.folder / "output"
     for name in ("baseline", "swn", "my_run"):
         shutil.copytree(output / "cats", output / name)

@@ -5,6 +5,8 @@ import argparse
 import logging
 import os
 import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from swn_d2.errors import add_debug_argument, phase, require_detectron2, user_errors_exit
@@ -15,6 +17,7 @@ with user_errors_exit():
 import torch
 from detectron2.data import DatasetCatalog
 
+from swn_d2.data.split import split_pictures
 from swn_d2.files import write_new
 from swn_d2.own import add_own_arguments, register_own
 from swn_d2.recipe import plan_project
@@ -26,8 +29,23 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line; ``argv`` defaults to the process's own."""
     parser = argparse.ArgumentParser(
         description="Look at your data, and write a config to train a detector on them: schedule, "
-        "picture sizes, anchors, classes, with the reasons in comments. Name two data sets: the "
-        "first is trained on, the second tested on. Where there is a GPU, the detector is larger.",
+        "picture sizes, anchors, classes, with the reasons in comments. Name one data set with "
+        "--split, or register two: the first is trained on, the second tested on. Where there is "
+        "a GPU, the detector is larger.",
+    )
+    parser.add_argument(
+        "--split",
+        nargs=3,
+        metavar=("NAME", "ANNOTATIONS", "IMAGE_DIR"),
+        help="make NAME_train and NAME_val of one data set, by the names of its pictures, and "
+        "write their annotation files beside the config. ANNOTATIONS is a file in COCO's "
+        "instances format or a folder of Pascal VOC's XML files",
+    )
+    parser.add_argument(
+        "--share",
+        type=float,
+        default=0.8,
+        help="with --split, about which share of the pictures to train on (default: 0.8)",
     )
     add_own_arguments(parser)
     parser.add_argument(
@@ -41,6 +59,35 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add_debug_argument(parser)
     return parser.parse_args(argv)
+
+
+@contextmanager
+def split_own(args: argparse.Namespace) -> Iterator[None]:
+    """Do what ``--split`` asks for, and have ``args`` register the parts. If what is done in this
+    context fails, the files are not kept: they would be in the way of the next try."""
+    if args.split is None:
+        yield
+        return
+    name, annotations, images = args.split
+    files = [args.output.with_name(f"{name}_{part}.json") for part in ("train", "val")]
+    new = [file for file in files if not file.exists()]
+    left_out = split_pictures(annotations, images, *files, share=args.share)
+    args.register_coco += [[file.stem, str(file), images] for file in files]
+    try:
+        if left_out:
+            print(in_words(left_out), end="\n\n")
+        yield
+    except BaseException:
+        for file in new:
+            file.unlink()
+        raise
+
+
+def in_words(left_out: Mapping[str, str]) -> str:
+    """Which pictures were left out, and why."""
+    some = "; ".join(f"{picture}: {fault}" for picture, fault in list(left_out.items())[:3])
+    more = f"; and {len(left_out) - 3} others" if len(left_out) > 3 else ""
+    return f"Left out, since they can't be read ({len(left_out)} in all): {some}{more}"
 
 
 def next_commands(args: argparse.Namespace, folder: str) -> list[str]:
@@ -69,7 +116,7 @@ def main() -> None:
     # It warns of category ids that are no 1, 2, 3, which does no harm.
     logging.getLogger("detectron2").setLevel(logging.ERROR)
     folder = f"output/{args.output.stem}"
-    with user_errors_exit(), phase("looking at the data"):
+    with user_errors_exit(), phase("looking at the data"), split_own(args):
         before = set(DatasetCatalog.list())
         register_own(args)
         names = [name for name in DatasetCatalog.list() if name not in before]

@@ -20,6 +20,7 @@ from swn_d2.errors import UserError
 from .sample_weights import SAMPLE_WEIGHT
 
 __all__ = [
+    "SPLIT_HINT",
     "Origin",
     "digit_scenes_root",
     "forget_trouble",
@@ -28,6 +29,13 @@ __all__ = [
     "register_digit_scenes",
     "unknown_dataset",
 ]
+
+
+#: What to do with annotations as they mostly come along.
+SPLIT_HINT = (
+    "of a folder of Pascal VOC's XML files, or of one file for all pictures, "
+    "python tools/new_project.py --split NAME ANNOTATIONS IMAGE_DIR makes two data sets"
+)
 
 
 @dataclass(frozen=True)
@@ -154,7 +162,10 @@ def register_coco(
         )
     try:
         if not PathManager.isfile(json_file):
-            raise UserError(f"Data set {name}: there is no annotation file {json_file}.")
+            raise UserError(
+                f"Data set {name}: there is no annotation file {json_file}"
+                + (f", but a folder; {SPLIT_HINT}." if PathManager.isdir(json_file) else ".")
+            )
         if not PathManager.isdir(image_dir):
             raise UserError(f"Data set {name}: there is no image folder {image_dir}.")
     except NotImplementedError:

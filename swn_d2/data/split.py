@@ -9,8 +9,10 @@ from swn_d2.errors import UserError
 from swn_d2.files import check_outputs, write_new
 
 from .checks.coco import read_coco
+from .checks.pictures import picture_fault
+from .voc_folder import read_voc_folder
 
-__all__ = ["part_of", "split_dataset"]
+__all__ = ["part_of", "split_dataset", "split_pictures"]
 
 
 def part_of(file_name: str) -> float:
@@ -48,12 +50,61 @@ def split_dataset(
             picture, or a file can't be written, or exists and is not, byte for byte, what would be
             written. No file is written then.
     """
+    files = _outputs(source, first, second, share)
+    return _write_parts(source, read_coco(str(source)), files, share)
+
+
+def split_pictures(
+    source: str | os.PathLike,
+    images: str | os.PathLike,
+    first: str | os.PathLike,
+    second: str | os.PathLike,
+    *,
+    share: float = 0.8,
+) -> dict[str, str]:
+    """As :func:`split_dataset`, of the pictures that can be read, and also of annotations in Pascal
+    VOC's format.
+
+    Args:
+        source: an annotation file in COCO's instances format, or a folder of Pascal VOC's XML
+            files.
+        images: the folder of the pictures.
+
+    Returns:
+        Picture that can't be read -> why. It is in neither part.
+
+    Raises:
+        UserError: as there; or no picture can be read.
+    """
+    files = _outputs(source, first, second, share)
+    if os.path.isdir(source):
+        content = read_voc_folder(Path(source), Path(images))
+    else:
+        content = read_coco(str(source))
+    faults = {}
+    for image in content["images"]:
+        if fault := picture_fault(os.path.join(images, image["file_name"])):
+            faults[image["file_name"]] = fault
+    usable = [image for image in content["images"] if image["file_name"] not in faults]
+    if not usable:
+        picture, fault = next(iter(faults.items()))
+        raise UserError(
+            f"None of the {len(content['images'])} pictures that {source} names can be read in the "
+            f"folder {images}; the first is {picture}: {fault}."
+        )
+    _write_parts(source, _part(content, usable), files, share)
+    return faults
+
+
+def _outputs(source, first, second, share) -> list[Path]:
     if not 0 < share < 1:  # NaN, too
         raise UserError(f"The share must be above 0 and below 1, not {share}.")
-    source = Path(source)
     files = [Path(first), Path(second)]
-    check_outputs(source, files)
-    content = read_coco(str(source))
+    check_outputs(Path(source), files)
+    return files
+
+
+def _write_parts(source, content: dict, files: list[Path], share: float) -> tuple[int, int]:
     parts = ([], [])
     for image in content["images"]:
         parts[part_of(image["file_name"]) >= share].append(image)
@@ -63,11 +114,12 @@ def split_dataset(
                 f"With the share {share}, none of the {len(content['images'])} pictures of "
                 f"{source} is in the {name} part; give a {remedy} share."
             )
-    write_new({file: _part(content, images) for file, images in zip(files, parts, strict=True)})
+    texts = [json.dumps(_part(content, images)) for images in parts]
+    write_new(dict(zip(files, texts, strict=True)))
     return len(parts[0]), len(parts[1])
 
 
-def _part(content: dict, images: list[dict]) -> str:
+def _part(content: dict, images: list[dict]) -> dict:
     ids = {image["id"] for image in images}
     annotations = [a for a in content["annotations"] if a["image_id"] in ids]
-    return json.dumps({**content, "images": images, "annotations": annotations})
+    return {**content, "images": images, "annotations": annotations}

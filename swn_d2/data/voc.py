@@ -22,11 +22,12 @@ from detectron2.utils.file_io import PathManager
 
 from swn_d2.errors import UserError
 
-from .datasets import Origin, forget_trouble
+from .datasets import SPLIT_HINT, Origin, forget_trouble
 
 __all__ = [
     "VOC_EVALUATOR_TYPE",
     "VOCAnnotation",
+    "VOCObject",
     "find_voc_classes",
     "find_voc_listing",
     "load_voc",
@@ -117,7 +118,8 @@ def find_voc_listing(name: str, dirname: str, split: str) -> Path:
     if not listing.is_file():
         raise UserError(
             f"Data set {name}: there is no file {listing}, which has the names of the split's "
-            "images, one in each line, without their ending."
+            "images, one in each line, without their ending. Without such lists, "
+            f"{SPLIT_HINT}."
         )
     return listing
 
@@ -151,29 +153,45 @@ def load_voc(dirname: str, split: str, class_names: Sequence[str]) -> list[dict]
     for record in records:
         record["image_id"] = str(record["image_id"])  # a NumPy scalar until now
         file = os.path.join(dirname, "Annotations", f"{record['image_id']}.xml")
-        difficult = read_voc_annotation(file, class_names).difficult
-        for annotation, is_difficult in zip(record["annotations"], difficult, strict=True):
-            annotation["iscrowd"] = int(is_difficult)
+        objects = read_voc_annotation(file, class_names).objects
+        for annotation, its_object in zip(record["annotations"], objects, strict=True):
+            annotation["iscrowd"] = int(its_object.is_difficult)
     return records
 
 
 @dataclass(frozen=True)
-class VOCAnnotation:
-    """What an annotation file says: the image's size in pixels, and which objects are difficult."""
+class VOCObject:
+    """
+    Attributes:
+        name: its class.
+        box: xmin, ymin, xmax, ymax in pixels, counted from 1; the last ones belong to it.
+        is_difficult: whether it is marked as hard to recognise.
+    """
 
+    name: str
+    box: tuple[float, float, float, float]
+    is_difficult: bool
+
+
+@dataclass(frozen=True)
+class VOCAnnotation:
+    """What an annotation file says: the name of the image's file, where there is one, its size in
+    pixels, and the objects."""
+
+    file_name: str | None
     width: int
     height: int
-    difficult: list[bool]
+    objects: list[VOCObject]
 
 
 def read_voc_annotation(
-    file: str, class_names: Sequence[str], *, is_evaluated: bool = False
+    file: str, class_names: Sequence[str] | None, *, is_evaluated: bool = False
 ) -> VOCAnnotation:
     """Read an annotation file, and make sure that Detectron2 can.
 
     Args:
         file: path of the XML file.
-        class_names: the classes that may occur.
+        class_names: the classes that may occur, None for any.
         is_evaluated: also ask for what Detectron2's VOC evaluation reads, and nothing else does.
 
     Raises:
@@ -191,26 +209,27 @@ def read_voc_annotation(
         width, height = (_number(root, f"size/{side}", int) for side in ("width", "height"))
     except ValueError as error:
         raise UserError(f"{file}: the image {error}.") from error
-    difficult = []
+    objects = []
     for number, element in enumerate(root.findall("object"), start=1):
         try:
-            _check_object(element, class_names, width, height, is_evaluated)
-            difficult.append(_is_difficult(element))
+            objects.append(_read_object(element, class_names, width, height, is_evaluated))
         except ValueError as error:
             raise UserError(f"{file}: object number {number} {error}.") from error
-    return VOCAnnotation(width, height, difficult)
+    return VOCAnnotation(root.findtext("filename"), width, height, objects)
 
 
-def _check_object(
+def _read_object(
     element: ET.Element,
-    class_names: Sequence[str],
+    class_names: Sequence[str] | None,
     width: int,
     height: int,
     is_evaluated: bool,
-) -> None:
-    """Raise a ValueError that says what is wrong with the object."""
+) -> VOCObject:
+    """The object, or a ValueError that says what is wrong with it."""
     name = element.findtext("name")
-    if name not in class_names:
+    if not name:
+        raise ValueError("has no <name>, which is its class; add it")
+    if class_names is not None and name not in class_names:
         raise ValueError(
             f"is of the class {name!r}, which this data set does not have; correct it, or register "
             "the data set with all its classes"
@@ -227,6 +246,7 @@ def _check_object(
             _number(element, tag, int)
         if element.find("pose") is None:
             raise ValueError("has no <pose>, which the VOC evaluation wants; add an empty one")
+    return VOCObject(name, (xmin, ymin, xmax, ymax), _is_difficult(element))
 
 
 def _is_difficult(element: ET.Element) -> bool:

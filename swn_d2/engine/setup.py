@@ -184,7 +184,12 @@ def _check_files(cfg, eval_only: bool, resume: bool):
     if eval_only and not weights:
         raise UserError("there is nothing to evaluate: give MODEL.WEIGHTS and a checkpoint.")
     if weights and "://" not in weights and not os.path.isfile(weights):
-        raise UserError(f"there is no file {weights} (MODEL.WEIGHTS).")
+        backbone = cfg.MODEL.TIMM.NAME
+        is_made = weights == f"pretrained/{backbone}.pth"
+        raise UserError(
+            f"there is no file {weights} (MODEL.WEIGHTS)"
+            + (f"; python tools/get_backbone.py {backbone} makes it, once." if is_made else ".")
+        )
     if cfg.MODEL.LOAD_PROPOSALS:
         training = () if eval_only else cfg.DATASETS.PROPOSAL_FILES_TRAIN
         for file in (*training, *cfg.DATASETS.PROPOSAL_FILES_TEST):

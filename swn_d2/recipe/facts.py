@@ -64,10 +64,10 @@ class Facts:
         small, usual, large = np.quantile(self.relative_sizes, [0.1, 0.5, 0.9]) * 100
         lines += [
             f"  {counts.mean():.1f} objects a picture, at most {counts.max()}"
-            + (f"; {empty:,} pictures without any" if empty else ""),
+            + (f"; {empty:,} without any" if empty else ""),
             f"  objects of {small:.0f} to {large:.0f} % of the picture's shorter side, "
             f"most of about {usual:.0f} %",
-            f"  {len(self.classes)} classes: "
+            f"  classes ({len(self.classes)}): "
             + ", ".join(f"{name} {count:,}" for name, count in self.classes.items()),
         ]
         return "\n".join(lines)

@@ -2,9 +2,11 @@ import hashlib
 import json
 
 import pytest
+from PIL import Image
 
-from swn_d2.data.split import part_of, split_dataset
+from swn_d2.data.split import part_of, split_dataset, split_pictures
 from swn_d2.errors import UserError
+from tests.voc import voc_object, write_voc
 
 NUMBER = 500
 
@@ -144,3 +146,49 @@ def test_a_source_that_is_none(source, text, message):
         source.write_text(text)
     with pytest.raises(UserError, match=message):
         split(source)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Pictures with annotations in both formats; one is cut off, one is missing."""
+    ids = [f"p{i}" for i in range(12)]
+    write_voc(tmp_path, {image_id: [voc_object()] for image_id in ids})
+    images = tmp_path / "JPEGImages"
+    Image.effect_noise((200, 160), 50).convert("RGB").save(images / "p3.jpg")
+    (images / "p3.jpg").write_bytes((images / "p3.jpg").read_bytes()[:-500])
+    (images / "p5.jpg").unlink()
+    content = {
+        "images": [
+            {"id": 9 - i, "file_name": f"{image_id}.jpg", "width": 200, "height": 160}
+            for i, image_id in enumerate(ids)
+        ],
+        "annotations": [
+            {"id": i, "image_id": 9 - i, "category_id": 3, "bbox": [0, 0, 100, 100]}
+            for i in range(12)
+        ],
+        "categories": [{"id": 3, "name": "dog"}],
+    }
+    (tmp_path / "all.json").write_text(json.dumps(content))
+    return images
+
+
+@pytest.mark.parametrize("annotations", ["all.json", "Annotations"])
+def test_pictures_that_cannot_be_read_are_in_no_part(pictures, annotations):
+    folder = pictures.parent
+    files = [folder / "a.json", folder / "b.json"]
+    faults = split_pictures(folder / annotations, pictures, *files, share=0.5)
+    assert set(faults) == {"p3.jpg", "p5.jpg"}
+    assert "truncated" in faults["p3.jpg"] and faults["p5.jpg"] == "No such file or directory"
+    parts = [json.loads(file.read_text()) for file in files]
+    for part, is_first in zip(parts, (True, False), strict=True):
+        assert all((part_of(name) < 0.5) == is_first for name in names(part))
+        assert [a["image_id"] for a in part["annotations"]] == [i["id"] for i in part["images"]]
+    whole = {f"p{i}.jpg" for i in range(12)} - set(faults)
+    assert sorted(names(parts[0]) + names(parts[1])) == sorted(whole)
+
+
+def test_the_wrong_folder_of_pictures(pictures):
+    folder = pictures.parent
+    with pytest.raises(UserError, match="None of the 12 .* can be read .*; the first is p0.jpg: N"):
+        split_pictures(folder / "all.json", folder, folder / "a.json", folder / "b.json")
+    assert not (folder / "a.json").exists()

@@ -9,7 +9,7 @@ from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 
 from swn_d2 import SWNTrainer
 from swn_d2.data import register_all_voc, register_voc
-from swn_d2.data.voc import read_voc_annotation
+from swn_d2.data.voc import VOCObject, read_voc_annotation
 from swn_d2.errors import UserError
 from tests.tiny import tiny_config
 from tests.voc import CLASSES, voc_object, write_voc
@@ -123,7 +123,7 @@ MALFORMED = {
         "object number 2 has a box wholly outside its image of 200x160 pixels",
     ),
     "unknown class": ("<name>cat</name>", "<name>cow</name>", "is of the class 'cow', which"),
-    "no name": ("<name>cat</name>", "", "is of the class None"),
+    "no name": ("<name>cat</name>", "", "object number 2 has no <name>, which is its class"),
     "difficult": ("<difficult>1<", "<difficult>yes<", "'yes' as its <difficult>; it must be a"),
 }
 
@@ -155,7 +155,12 @@ def test_a_missing_annotation_is_named(annotation):
 
 def test_a_sound_annotation(annotation):
     read = read_voc_annotation(str(annotation), CLASSES, is_evaluated=True)
-    assert (read.width, read.height, read.difficult) == (200, 160, [False, True])
+    assert (read.file_name, read.width, read.height) == ("7.jpg", 200, 160)
+    assert read.objects == [
+        VOCObject("dog", (1, 1, 100, 100), False),
+        VOCObject("cat", (11, 11, 90, 90), True),
+    ]
+    assert read_voc_annotation(str(annotation), None) == read  # of any classes
 
 
 @pytest.mark.parametrize(

@@ -53,9 +53,9 @@ def test_coco(registered):
     assert list(facts.classes.items()) == [("ant", 1), ("cat", 2), ("x", 0)]  # by their ids
     assert facts.in_words() == (
         "mine: 3 pictures, most of about 200 x 100 pixels, with 3 objects\n"
-        "  1.5 objects a picture, at most 2; 1 pictures without any\n"
+        "  1.5 objects a picture, at most 2; 1 without any\n"
         "  objects of 12 to 44 % of the picture's shorter side, most of about 20 %\n"
-        "  3 classes: ant 1, cat 2, x 0"
+        "  classes (3): ant 1, cat 2, x 0"
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 from detectron2.utils.events import EventStorage
@@ -67,6 +68,16 @@ def test_pictures_in_both_sets(names, digits, clean_catalog):
     register_coco("again", str(file), str(digits / "train"))
     with pytest.raises(UserError, match=r"6 pictures, such as \S+1.jpg, are in mine_train and in"):
         plan_project(["mine_train", "again"], detector="faster_rcnn", has_gpu=False, output="x")
+
+
+def test_a_picture_that_is_cut_off(names, digits, tmp_path):
+    shutil.copytree(digits / "val", tmp_path / "val")
+    picture = tmp_path / "val" / "000002.jpg"
+    picture.write_bytes(picture.read_bytes()[:-500])
+    annotations = digits / "annotations" / "instances_val.json"
+    register_coco("cut", str(annotations), str(tmp_path / "val"))
+    with pytest.raises(UserError, match="1 of 9 pictures can't be .*000002.jpg: .*truncated"):
+        plan_project([names[0], "cut"], detector="faster_rcnn", has_gpu=False, output="x")
 
 
 def test_masks_that_are_not_there(names, digits, tmp_path):

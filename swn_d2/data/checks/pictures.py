@@ -10,7 +10,7 @@ from PIL import Image
 
 from swn_d2.errors import UserError
 
-__all__ = ["check_depth", "check_files_exist", "check_picture_size"]
+__all__ = ["check_depth", "check_files_exist", "check_picture_size", "picture_fault"]
 
 EXIF_ORIENTATION = 0x0112
 
@@ -63,6 +63,17 @@ def check_picture_size(path: str, expected: tuple[int, int], source: str) -> Non
             f"{path} is {size[0]}x{size[1]} pixels, but {source} says {expected[0]}x{expected[1]}. "
             "Correct width and height, or put the original there."
         )
+
+
+def picture_fault(path: str | Path) -> str | None:
+    """Why a picture can't be read to its end, None if it can; 1 to 2 ms for a JPEG of 640x480."""
+    try:
+        with Image.open(path) as picture:
+            picture.draft("RGB", (1, 1))  # of a JPEG an eighth, for which all of it is read
+            picture.load()
+    except Exception as error:  # what is damaged can raise nearly everything
+        return getattr(error, "strerror", None) or str(error)
+    return None
 
 
 def check_depth(path: str | Path, mode: str) -> None:

@@ -71,7 +71,7 @@ def _check_objects_remain(
     is_train: bool,
     is_test: bool,
 ) -> None:
-    are_difficult = [flag for annotation in annotations for flag in annotation.difficult]
+    are_difficult = [o.is_difficult for annotation in annotations for o in annotation.objects]
     trains_on_difficult = metadata.evaluator_type == "pascal_voc"
     lacks_training = is_train and not (are_difficult and trains_on_difficult)
     if (lacks_training or is_test) and all(are_difficult):
