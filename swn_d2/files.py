@@ -13,6 +13,7 @@ from detectron2.utils.file_io import PathManager
 from .errors import UserError
 
 __all__ = [
+    "cannot_write",
     "check_is_file",
     "check_outputs",
     "read_bytes",
@@ -120,7 +121,15 @@ def write_text(file: Path, text: str) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink()
-        raise UserError(f"cannot write {file}: {error.strerror or error}.") from error
+        raise cannot_write(file, error) from error
+
+
+def cannot_write(file: Path, error: OSError) -> UserError:
+    """What to raise for an error of making a file's folder, or the file."""
+    reason = error.strerror or error
+    if isinstance(error, FileExistsError):
+        reason = f"{file.parent} is not a folder"
+    return UserError(f"cannot write {file}: {reason}.")
 
 
 def check_outputs(source: Path, outputs: Sequence[Path]) -> None:

@@ -13,7 +13,7 @@ from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 
 from ..errors import UserError
-from ..files import read_text
+from ..files import check_is_file, read_text
 from .pickled_arrays import read_pickled_arrays
 
 __all__ = [
@@ -73,6 +73,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     Raises:
         UserError: the file can't be read, or does not hold a dictionary.
     """
+    check_is_file(path)
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
@@ -256,18 +257,18 @@ class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
                 "architecture or another number of classes; use the config that it was trained "
                 "with, or another checkpoint."
             )
-        if lacking := [key for key in self._needed if key not in checkpoint]:
-            raise UserError(
-                f"{self._file} holds a detector and no state of its {lacking[0]}, so that no "
-                "training can go on from it; write into last_checkpoint the name of one that does, "
-                "or start a new run with it as MODEL.WEIGHTS."
-            )
         # Which would find nothing, or be taken for a training that diverges.
         parameters = self.model.named_parameters()
         if broken := [name for name, value in parameters if not value.isfinite().all()]:
             raise UserError(
                 f"{self._file} has NaN or infinity among its parameters ({broken[0]}), as of a "
                 "training that has diverged; take an earlier checkpoint."
+            )
+        if lacking := [key for key in self._needed if key not in checkpoint]:
+            raise UserError(
+                f"{self._file} holds a detector and no state of its {lacking[0]}, so that no "
+                "training can go on from it; write into last_checkpoint the name of one that does, "
+                "or start a new run with it as MODEL.WEIGHTS."
             )
         # In place of Detectron2's table of their names, which is in log.txt.
         total = len(self.model.state_dict())
