@@ -12,7 +12,37 @@ from detectron2.utils.file_io import PathManager
 
 from .errors import UserError
 
-__all__ = ["check_outputs", "read_json", "read_text", "read_yaml", "write_new", "write_text"]
+__all__ = [
+    "cannot_write",
+    "check_is_file",
+    "check_outputs",
+    "read_bytes",
+    "read_json",
+    "read_text",
+    "read_yaml",
+    "write_new",
+    "write_text",
+]
+
+
+def check_is_file(file: str | Path) -> None:
+    """Raise a :class:`UserError` if a path leads to a pipe or a device, which may never end."""
+    if os.path.exists(file) and not (os.path.isfile(file) or os.path.isdir(file)):
+        raise UserError(f"cannot read {file}: it is a pipe or a device; give a file.")
+
+
+def read_bytes(file: str | Path) -> bytes:
+    """What is in a file, or at a URL.
+
+    Raises:
+        UserError: it can't be read.
+    """
+    check_is_file(file)
+    try:
+        with PathManager.open(str(file), "rb") as stream:
+            return stream.read()
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror or error}.") from error
 
 
 def read_text(file: str | Path) -> str:
@@ -22,10 +52,7 @@ def read_text(file: str | Path) -> str:
         UserError: it can't be read, or is not in UTF-8.
     """
     try:
-        with PathManager.open(str(file), "rb") as stream:
-            return stream.read().decode("utf-8")
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror or error}.") from error
+        return read_bytes(file).decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(
             f"{file} is not a text file, or not in UTF-8; if it is text, save it again in UTF-8."
@@ -94,7 +121,15 @@ def write_text(file: Path, text: str) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink()
-        raise UserError(f"cannot write {file}: {error.strerror or error}.") from error
+        raise cannot_write(file, error) from error
+
+
+def cannot_write(file: Path, error: OSError) -> UserError:
+    """What to raise for an error of making a file's folder, or the file."""
+    reason = error.strerror or error
+    if isinstance(error, FileExistsError):
+        reason = f"{file.parent} is not a folder"
+    return UserError(f"cannot write {file}: {reason}.")
 
 
 def check_outputs(source: Path, outputs: Sequence[Path]) -> None:

@@ -38,6 +38,7 @@ def run(script, *arguments, cwd=None, environment=None):
 
 def _run(argv, stdout, stderr, cwd, environment):
     os.environ.update(environment)
+    multiprocessing.set_start_method(None, force=True)  # what processes of its own start with
     for number, file in ((1, stdout), (2, stderr)):
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(descriptor, number)

@@ -17,10 +17,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detectron2.evaluation import DatasetEvaluator
 from PIL import Image
 
-from swn_d2.data import make_digit_scenes
+from swn_d2 import SWNTrainer
+from swn_d2.data import make_digit_scenes, register_coco
 from swn_d2.engine import SafeCheckpointer, start
+from swn_d2.errors import UserError
 from tests.pickles import Call
 from tests.tiny import tiny_config, tiny_model
 
@@ -206,11 +209,37 @@ ARGUMENTS = {
     "MODEL.SAMPLE_WEIGHTER.CLASS_WEIGHTS [1]": "1 weights & ROI_HEADS.NUM_CLASSES is 10",
     "MODEL.WEIGHTS run": "no file run (MODEL.WEIGHTS).",
     "MODEL.WEIGHTS pretrained/resnet18.pth MODEL.TIMM.NAME resnet18": "get_backbone.py resnet18",
+    "OUTPUT_DIR ''": "OUTPUT_DIR '' is empty",
+    "OUTPUT_DIR ~/run": "OUTPUT_DIR '~/run' begins with ~",
+    f"OUTPUT_DIR {'x' * 300}": "cannot make OUTPUT_DIR xxx & too long",
+    "MODEL.ANCHOR_GENERATOR.SIZES [[]]": "SIZES is [[]] & lists of numbers above 0",
+    "MODEL.ANCHOR_GENERATOR.SIZES [[-16],[32]]": "SIZES is [[-16], [32]] & above 0",
+    "MODEL.ANCHOR_GENERATOR.SIZES [0,32]": "SIZES is [0, 32] & above 0",
+    "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS [[0]]": "ASPECT_RATIOS is [[0]] & above 0",
+    "MODEL.RPN.BBOX_REG_WEIGHTS (1.0,1.0)": "(1.0, 1.0) & four numbers above 0",
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS (0.0,1.0,1.0,1.0)": "four numbers above 0",
+    "MODEL.ROI_HEADS.IOU_THRESHOLDS [2.0]": "[2.0] & numbers from 0 to 1",
+    "MODEL.RPN.IOU_THRESHOLDS []": "[] & numbers from 0 to 1",
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST 2.0": "SCORE_THRESH_TEST is 2.0 & from 0 to 1",
+    "MODEL.RETINANET.PRIOR_PROB 1.0": "PRIOR_PROB is 1.0 & below 1",
+    "MODEL.RPN.LOSS_WEIGHT -1.0": "MODEL.RPN.LOSS_WEIGHT is -1.0",
+    "MODEL.ROI_BOX_HEAD.FC_DIM 0": "FC_DIM is 0 & at least 1",
+    "MODEL.ROI_BOX_HEAD.NUM_CONV -1": "NUM_CONV is -1 & at least 0",
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION -1": "POOLER_RESOLUTION is -1 & at least 1",
+    "MODEL.FPN.OUT_CHANNELS 0": "OUT_CHANNELS is 0 & at least 1",
+    "SOLVER.STEPS (1.5,)": "SOLVER.STEPS is (1.5,) & whole numbers",
+    "INPUT.MAX_SIZE_TRAIN 10": "INPUT.MAX_SIZE_TRAIN is 10 & INPUT.MIN_SIZE_TRAIN",
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING range INPUT.MIN_SIZE_TRAIN (80,60)": "(80, 60) & that rise",
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING range": "INPUT.MIN_SIZE_TRAIN is (800,) & two numbers",
+    "INPUT.CROP.ENABLED True INPUT.CROP.SIZE [0.5]": "INPUT.CROP.SIZE is [0.5] & two shares",
+    "INPUT.CROP.ENABLED True INPUT.CROP.SIZE ['a',1]": "INPUT.CROP.SIZE is ['a', 1]",
+    "INPUT.CROP.ENABLED True INPUT.CROP.TYPE absolute": "[0.9, 0.9] & whole numbers of pixels",
+    "TEST.AUG.ENABLED True": "TEST.AUG.ENABLED is True & without test-time augmentation",
     # What no check knows: the phase and Python's words.
     "--resume MODEL.RPN.IN_FEATURES ['p9']": "building the model failed: & p9 & --debug",
     "--resume MODEL.ROI_BOX_HEAD.POOLER_TYPE x": "building the model failed: & --debug",
-    "--resume INPUT.MIN_SIZE_TRAIN_SAMPLING range": "loading the training set failed: & --debug",
     "--resume MODEL.RPN.IOU_THRESHOLDS [0.7,0.3]": "building the model failed: & matcher.py, line",
+    "OUTPUT_DIR new MODEL.META_ARCHITECTURE SemanticSegmentor": "the first iteration failed:",
     "--resume MODEL.PIXEL_MEAN [1.0]": "building the model failed: & different shapes",
     "--resume MODEL.RESNETS.WIDTH_PER_GROUP 8": "does not fit this model",
 }
@@ -268,12 +297,15 @@ TRAINING_SETS = [
     (of_all(iscrowd=None), '"iscrowd" that is not 0 or 1'),
     (of_all(iscrowd=math.nan), '"iscrowd" that is not 0 or 1'),
     (of_all(iscrowd=1), "no annotation to train on"),
+    (of_all(keypoints="1,2,2"), '"keypoints" that is not a list of numbers'),
+    (of_all(keypoints=["1", 2, 2]), '"keypoints" that is not a list of numbers'),
     (of_all(sample_weight=0), "a sample_weight of 0 throughout"),
     (of_all(sample_weight=1e38), "sample_weight that is not a number from 0 to 1000000"),
     (without_objects, "no annotation to train on"),
     (another_class, "mine_train and mine_val differ in their categories & 11 & 10"),
 ]
 TEST_SETS = [
+    (of_all(id=lambda annotation: f"a{annotation['id']}"), "an id that & take for a number"),
     (of_all(area="9"), '"area" that is not a finite number'),
     (of_all(area=None), '"area" that is not a finite number'),
     (of_all(area=math.nan), '"area" that is not a finite number'),
@@ -315,6 +347,10 @@ ANNOTATIONS = Path("digits/annotations/instances_train.json")
 PICTURE = Path("digits/train/000001.jpg")
 
 
+def nothing():
+    pass
+
+
 def recode(encoding):
     return lambda: ANNOTATIONS.write_text(ANNOTATIONS.read_text(), encoding=encoding)
 
@@ -343,7 +379,55 @@ def folder_in_place_of(name):
     return make
 
 
+def file_in_place_of(name):
+    def make():
+        shutil.rmtree(name, ignore_errors=True)
+        Path(name).write_text("")
+
+    return make
+
+
+def pipe(name):
+    """Which nobody writes to: whoever reads it waits for ever."""
+
+    def make():
+        Path(name).unlink(missing_ok=True)
+        os.mkfifo(name)
+
+    return make
+
+
+def device(name):
+    """Which never ends."""
+
+    def make():
+        Path(name).unlink()
+        Path(name).symlink_to("/dev/zero")
+
+    return make
+
+
+def diverged():
+    end = torch.load("run/model_final.pth", weights_only=True)
+    next(iter(end["model"].values())).fill_(math.nan)
+    torch.save(end, "run/model_final.pth")
+
+
 FILES = {
+    "a detector alone": (nothing, "model_final.pth holds a detector and no state of its trainer"),
+    "diverged": (diverged, "model_final.pth has NaN or infinity & an earlier checkpoint"),
+    "config: pipe": (pipe("faster_rcnn.yaml"), "faster_rcnn.yaml: it is a pipe or a device"),
+    "config: device": (device("faster_rcnn.yaml"), "faster_rcnn.yaml: it is a pipe or a device"),
+    "annotations: pipe": (pipe(ANNOTATIONS), "no annotation file & instances_train.json"),
+    "picture: pipe": (pipe(PICTURE), "000001.jpg: it is a pipe or a device"),
+    "registered.json: pipe": (pipe("run/registered.json"), "registered.json: it is a pipe or a"),
+    "note: pipe": (pipe("run/last_checkpoint"), "last_checkpoint may not be written to"),
+    "log: pipe": (pipe("run/log.txt"), "log.txt may not be written to"),
+    "samples: pipe": (pipe("run/samples.jsonl"), "samples.jsonl may not be written to"),
+    "environment": (folder_in_place_of("run/environment.json"), "environment.json may not be"),
+    "inference": (file_in_place_of("run/inference"), "run/inference is no folder"),
+    "snapshots": (file_in_place_of("run/weighter"), "run/weighter is no folder"),
+    "long note": (note("x" * 5000), "which is not there & model_final.pth"),
     "BOM": (recode("utf-8-sig"), "instances_train.json begins with a byte-order mark"),
     "UTF-16": (recode("utf-16"), "instances_train.json is not a text file, or not in UTF-8"),
     "nested": (lambda: ANNOTATIONS.write_text("[" * 200_000), "instances_train.json is nested"),
@@ -408,15 +492,42 @@ def test_weights_that_run_code(fails, name):
     assert not Path("made").exists()
 
 
+WEIGHTS = {
+    "list": ({"model": [1]}, "cannot load the checkpoint a.pth & a backbone's weights"),
+    "text": ({"model": {"x": "y"}}, "cannot load the checkpoint a.pth & a backbone's weights"),
+    "number for a name": ({"model": {1: torch.zeros(1)}}, "cannot load the checkpoint a.pth"),
+}
+
+
+@pytest.mark.parametrize("case", WEIGHTS)
+def test_weights(fails, case):
+    data, words = WEIGHTS[case]
+    torch.save(data, "a.pth")
+    says(fails(*train("--eval-only", "MODEL.WEIGHTS", "a.pth")), words)
+
+
+def test_weights_at_a_url(fails):
+    url = "http://127.0.0.1:9/x.pth"  # where nobody answers
+    says(fails(*train("--eval-only", "MODEL.WEIGHTS", url)), f"{url} & download it & its path")
+
+
+class Failing(DatasetEvaluator):
+    def reset(self):
+        raise KeyError("mine")
+
+
+def test_an_evaluation_that_fails(here):
+    register_coco("mine_val", "digits/annotations/instances_val.json", "digits/val")
+    cfg = config()
+    with pytest.raises(UserError, match="the evaluation failed: KeyError: 'mine'"):
+        SWNTrainer.test(cfg, tiny_model(cfg), [Failing()])
+
+
 # Tools: how it is made wrong, the command -> words.
 
 
 def save(name, data):
     return lambda: torch.save(data, name)
-
-
-def nothing():
-    pass
 
 
 DIGITS = f"--register-coco digits {ANNOTATIONS} digits/train"
@@ -448,7 +559,23 @@ TOOLS = [
     (note("model_9.pth"), f"visualize.py run {PICTURE}", "last_checkpoint names 'model_9.pth'"),
     (nothing, f"visualize.py {PICTURE} {PICTURE}", "000001.jpg is not a text file"),
     (nothing, "report.py nowhere", "no folder nowhere"),
-    (nothing, "report.py run -o digits", "cannot write digits"),
+    (file_in_place_of("x.html"), "report.py run -o x.html/y.html", "cannot write x.html/y.html"),
+    (nothing, "report.py run -o run/config.yaml", "must end with .html & run/config.yaml"),
+    (
+        folder_in_place_of("run/audit.csv"),
+        f"audit.py run --overwrite --register-coco mine_train {ANNOTATIONS} digits/train",
+        "cannot write run/audit.csv: it is a folder",
+    ),
+    (
+        lambda: shutil.copytree("digits/train", "mine"),
+        f"visualize.py run {PICTURE} --weights run/model_final.pth --output mine",
+        "mine/000001.jpg exists already",
+    ),
+    (pipe("x.pth"), "strip_checkpoint.py x.pth y.pth", "x.pth: it is a pipe or a device"),
+    (pipe("x.pth"), "convert_backbone.py x.pth y.pth", "x.pth: it is a pipe or a device"),
+    (nothing, "get_backbone.py mobilenetv2_100 --output digits", "digits is a folder"),
+    (pipe("x.yaml"), "run_experiments.py x.yaml", "x.yaml: it is a pipe or a device"),
+    (pipe("x.json"), "add_noise.py x.json y.json --wrong-classes 0.5", "no annotation file x.json"),
     (nothing, "run_experiments.py faster_rcnn.yaml", "faster_rcnn.yaml"),
     (nothing, f"run_experiments.py {PICTURE}", "000001.jpg is not a text file"),
     (nothing, "make_voc_subset.py digits out", "digits"),
@@ -505,7 +632,8 @@ BROKEN_METRICS = """
 
 def test_broken_values_in_what_the_report_reads(here, monkeypatch):
     with open("run/metrics.json", "a") as file:
-        file.write(BROKEN_METRICS + '{"iteration": 4, "total_loss": 1' + "0" * 400 + "}\n")
+        file.write("[" * 100_000 + BROKEN_METRICS)
+        file.write('{"iteration": 4, "total_loss": 1' + "0" * 400 + "}\n")
     Path("run/environment.json").write_text('{"versions": [1]}')
     monkeypatch.setattr(sys, "argv", ["report.py", "run"])
     runpy.run_path(str(ROOT / "tools" / "report.py"), run_name="__main__")

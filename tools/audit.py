@@ -120,6 +120,8 @@ def check_files(files: list[Path], overwrite: bool) -> None:
                 "--output, another file with --write."
             )
         folder = next(above for above in file.absolute().parents if os.path.exists(above))
+        if os.path.isdir(file):
+            raise UserError(f"cannot write {file}: it is a folder.")
         if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
             raise UserError(
                 f"cannot write {file}: {folder} is not a folder, or may not be written to."

@@ -117,6 +117,8 @@ def main() -> None:
     args = parser.parse_args()
     path = args.output or f"pretrained/{args.name}.pth"
     with user_errors_exit(), phase("getting the weights"):
+        if os.path.isdir(path):
+            raise UserError(f"{path} is a folder; give the file to write with --output.")
         settings = timm_settings(args.name)
         if os.path.exists(path):
             print(f"# Keeping {path}, which exists already.")

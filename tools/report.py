@@ -5,6 +5,7 @@ import argparse
 from pathlib import Path
 
 from swn_d2.errors import (
+    UserError,
     add_debug_argument,
     phase,
     require_detectron2,
@@ -50,6 +51,12 @@ def main() -> None:
     """Run the tool."""
     args = parse_args()
     with user_errors_exit(), phase("writing the report"):
+        if args.output and args.output.suffix.lower() not in (".html", ".htm"):
+            # Which keeps a file of another kind from being replaced.
+            raise UserError(
+                f"the report is an HTML page, whose name must end with .html; {args.output} does "
+                "not."
+            )
         register_own(args)
         runs = open_runs(args.runs)
         file = args.output or folder_of_all(args.runs) / "report.html"

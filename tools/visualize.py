@@ -2,6 +2,7 @@
 """Draw what a trained detector finds in one's own pictures. See docs/analysis.md."""
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -82,6 +83,9 @@ def main() -> None:
         weights = ["MODEL.WEIGHTS", args.weights] if args.weights else []
         cfg = load_run_config(args.run, [*args.opts, *weights])
         files = output_files(pictures, args.output or Path(cfg.OUTPUT_DIR) / "predictions")
+        # In the run's folder they are of this tool.
+        if args.output and (there := [file for file in files if os.path.exists(file)]):
+            raise UserError(f"{there[0]} exists already; remove it, or give another --output.")
         predictor = build_predictor(cfg, score_threshold=args.threshold)
         try:
             names = class_names(cfg)
@@ -98,7 +102,8 @@ def main() -> None:
                 unreadable += 1
                 continue
             start = time.perf_counter()
-            instances = predictor(pixels)["instances"].to("cpu")
+            with phase(f"looking at {picture}"):
+                instances = predictor(pixels)["instances"].to("cpu")
             seconds = time.perf_counter() - start
             instances = instances[instances.scores >= args.threshold]
             save_picture(draw_predictions(pixels[..., ::-1], instances, names), file)

@@ -20,6 +20,7 @@ from ..engine import SafeCheckpointer, check_values, choose_device
 from ..errors import UserError
 from ..evaluation.drawing import PALETTE, draw_box
 from ..evaluation.pictures import Objects, read_dataset
+from ..files import cannot_write
 from ..own import recall
 from .run_folder import RunFolder
 
@@ -228,4 +229,4 @@ def save_picture(pixels: np.ndarray, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(file, quality=92)
     except OSError as error:
-        raise UserError(f"cannot write {file}: {error.strerror or error}.") from error
+        raise cannot_write(file, error) from error

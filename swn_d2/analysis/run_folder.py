@@ -20,7 +20,7 @@ from ..engine.environment import ENVIRONMENT
 from ..engine.start import EVALUATION_CONFIG
 from ..errors import UserError
 from ..evaluation.coco import CocoResults
-from ..files import read_json
+from ..files import check_is_file, read_bytes, read_json
 from ..own import recall
 from ..recording import RECORDING, SNAPSHOTS, Record, read_recording
 
@@ -93,20 +93,22 @@ class RunFolder:
         done twice, since the run was resumed, the later lines."""
         file = self.path / "metrics.json"
         rows: list[dict[str, Any]] = []
-        try:
-            lines = file.read_bytes().splitlines()
-        except OSError:
+        if not file.exists():
             self._problems["metrics"] = (
                 f"{self.path} has no metrics.json: no losses were logged, and no AP."
             )
+            return rows
+        try:
+            lines = read_bytes(file).splitlines()
+        except UserError as error:
+            self._problems["metrics"] = str(error)
             return rows
         furthest = -1
         for line in lines:
             try:
                 row = _numbers(json.loads(line))
                 iteration = row["iteration"] = int(row["iteration"])
-            # Cut short, of another process, or no line of metrics.
-            except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError):
+            except Exception:  # cut short, of another process, or no line of metrics
                 continue
             # Only lines of a training step show that it was resumed: Detectron2 writes scalars
             # that an iteration did not have after it, with the iteration that had them.
@@ -126,6 +128,7 @@ class RunFolder:
     def recording(self) -> list[Record]:
         """The records of its samples and weights."""
         try:
+            check_is_file(self.path / RECORDING)
             records = read_recording(self.path / RECORDING)
         except UserError as error:
             self._problems["recording"] = str(error)

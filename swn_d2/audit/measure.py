@@ -1,5 +1,7 @@
 """How good an audit is, where the truth is known."""
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,7 +54,12 @@ def read_audit(file: Path, truth: Path) -> tuple[dict, list[dict]]:
     audit, true = read_json(file), read_json(truth)
     if not isinstance(audit, dict) or (audit.get("format"), audit.get("version")) != _FORMAT:
         raise UserError(f"{file} is no audit of version 1; give the audit.json of tools/audit.py.")
-    annotations = true.get("annotations", []) if isinstance(true, dict) else []
+    if not (
+        _are_rows(audit, "annotations", _is_annotation) and _are_rows(audit, "missing", _is_box)
+    ):
+        raise UserError(f"{file} is damaged, or was changed; audit again.")
+    is_truth = isinstance(true, dict) and _are_rows(true, "annotations", _is_true)
+    annotations = true["annotations"] if is_truth else []
     if not any(NOISE in a for a in annotations):
         raise UserError(
             f"{truth} does not say which annotations are noisy; give the .truth.json that "
@@ -65,6 +72,30 @@ def read_audit(file: Path, truth: Path) -> tuple[dict, list[dict]]:
             "data."
         )
     return audit, annotations
+
+
+def _are_rows(content: dict, key: str, is_row: Callable[[dict], bool]) -> bool:
+    try:
+        return all(map(is_row, content[key]))
+    except (AttributeError, KeyError, TypeError):
+        return False
+
+
+def _is_annotation(row: dict) -> bool:
+    hash(row["id"])
+    # Those without a kind are left out.
+    suspicions = [] if row["kind"] is None else [row["suspicion"], *row["suspicions"].values()]
+    return all(map(math.isfinite, suspicions))
+
+
+def _is_box(row: dict) -> bool:
+    hash(row["image_id"])
+    return len(row["bbox"]) == 4 and all(map(math.isfinite, [*row["bbox"], row["suspicion"]]))
+
+
+def _is_true(annotation: dict) -> bool:
+    hash(annotation["id"])
+    return isinstance(annotation.get(NOISE, []), list)
 
 
 def measure_annotations(audit: dict, truth: list[dict], kind: str | None = None) -> Measured:

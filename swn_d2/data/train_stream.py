@@ -122,24 +122,30 @@ class _Augmented(Dataset):
 
 
 def end_with_parent(worker: int) -> None:
-    """Have a process that loads images ended by its parent alone.
+    """Have a process that loads images ended by its parent, however that ends, and by it alone.
 
     Schedulers, and a terminal, send a signal to all processes of a job. The parent may want to
-    finish its iteration then, and would fail without this one.
+    finish its iteration then, and would fail without this one. A parent that is killed tells
+    nobody; where a server has forked this process for it, as Python 3.14 does, torch watches the
+    server, which lives as long as this process.
     """
 
-    def wait():
-        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+    def wait_for_signal():
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
             pass
         os._exit(0)
 
+    def wait_for_end():
+        parent.join()
+        os._exit(1)
+
+    parent = multiprocessing.parent_process()  # not os.getppid(), which may be the server's
+    threading.Thread(target=wait_for_end, daemon=True).start()
     if not hasattr(signal, "sigwaitinfo"):  # on macOS, where nothing tells who has sent a signal
         return
-    # Not os.getppid(): a server may have forked the process for its parent.
-    parent = multiprocessing.parent_process().pid
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=wait, daemon=True).start()
+    threading.Thread(target=wait_for_signal, daemon=True).start()
 
 
 def _choose_sampler(cfg, dataset: list[dict]) -> Callable[..., Sampler]:

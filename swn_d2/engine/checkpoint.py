@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 
 from ..errors import UserError
-from ..files import read_text
+from ..files import check_is_file, read_text
 from .pickled_arrays import read_pickled_arrays
 
 __all__ = [
@@ -56,7 +56,7 @@ def last_checkpoint(folder: str | Path) -> Path | None:
         problem = f"names {name!r}, which leads out of the folder"
     elif name == BEST:
         problem = f"names {name!r}, which holds a detector and no state of its training"
-    elif not (folder / name).is_file():
+    elif not os.path.isfile(folder / name):
         problem = f"names {name!r}, which is not there"
     else:
         return folder / name
@@ -73,6 +73,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     Raises:
         UserError: the file can't be read, or does not hold a dictionary.
     """
+    check_is_file(path)
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
@@ -147,6 +148,8 @@ class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
 
     # What load() demands of a checkpoint: given the model's keys that it does not fill.
     _is_enough: Callable[[list[str], nn.Module], bool] = staticmethod(lambda unfilled, model: True)
+    # What it must have beside the model, which Detectron2's load() would leave as it is.
+    _needed: Collection[str] = ()
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Save a checkpoint as ``name``.pth; ``kwargs`` are stored beside the model.
@@ -215,13 +218,17 @@ class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
 
     def _load(self, path, checkpointables, is_enough: Callable[[list[str], nn.Module], bool]):
         self._is_enough = is_enough
+        self._needed = self.checkpointables if checkpointables is None else checkpointables
         try:
             return self.load(path, checkpointables=checkpointables)
         except UserError:
             raise
         except Exception as error:  # of a file of something else, nearly everything
             reason = " ".join(str(error).split())
-            raise UserError(f"cannot load the checkpoint {path}: {reason}") from error
+            remedy = "give one of Detectron2's, or a backbone's weights"
+            if "://" in path:
+                remedy = "download it, and give its path"
+            raise UserError(f"cannot load the checkpoint {path}: {reason}; {remedy}.") from error
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         """As Detectron2's, which would let the first two kinds of files run code."""
@@ -249,6 +256,19 @@ class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
                 f"missing in it or have another shape ({examples}, ...). It belongs to another "
                 "architecture or another number of classes; use the config that it was trained "
                 "with, or another checkpoint."
+            )
+        # Which would find nothing, or be taken for a training that diverges.
+        parameters = self.model.named_parameters()
+        if broken := [name for name, value in parameters if not value.isfinite().all()]:
+            raise UserError(
+                f"{self._file} has NaN or infinity among its parameters ({broken[0]}), as of a "
+                "training that has diverged; take an earlier checkpoint."
+            )
+        if lacking := [key for key in self._needed if key not in checkpoint]:
+            raise UserError(
+                f"{self._file} holds a detector and no state of its {lacking[0]}, so that no "
+                "training can go on from it; write into last_checkpoint the name of one that does, "
+                "or start a new run with it as MODEL.WEIGHTS."
             )
         # In place of Detectron2's table of their names, which is in log.txt.
         total = len(self.model.state_dict())

@@ -14,6 +14,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils import comm
 
+from ..errors import phase, user_errors_exit
 from .cluster import Place
 
 __all__ = ["launch"]
@@ -122,11 +123,15 @@ def _run(main, place, dist_url, args, device):
         # Slurm may have each process see its own GPU only.
         torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
     job = {"rank": place.rank, "world_size": place.num_processes, "timeout": _TIMEOUT}
-    store, *_ = next(dist.rendezvous(dist_url, **job))
-    # torchrun may keep the store over a restart, and what the processes before have left in it.
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = dist.PrefixStore(f"attempt_{attempt}", store)
-    dist.init_process_group("gloo" if device == "cpu" else "nccl", store=store, **job)
+    where = dist_url
+    if dist_url == "env://":
+        where = "{MASTER_ADDR}, MASTER_PORT {MASTER_PORT}".format_map(os.environ)
+    with user_errors_exit(), phase(f"meeting the other processes at {where}"):
+        store, *_ = next(dist.rendezvous(dist_url, **job))
+        # torchrun may keep the store over a restart, and what the processes before have left in it.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.PrefixStore(f"attempt_{attempt}", store)
+        dist.init_process_group("gloo" if device == "cpu" else "nccl", store=store, **job)
     if hasattr(comm, "create_local_process_group"):
         comm.create_local_process_group(place.num_local)
     else:  # Detectron2 before 0.6 keeps this group for its own launch to set

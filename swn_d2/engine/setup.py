@@ -13,9 +13,11 @@ from ..data.sample_weights import WEIGHTS_ARE, is_sample_weight, without_weights
 from ..errors import UserError, phase
 from ..modeling.inference import Suppression
 from ..modeling.timm_backbone import check_timm_config
+from ..own.notes import REGISTERED
 from ..recording import RECORDING, SNAPSHOTS
 from ..weighting import build_sample_weighter
-from .checkpoint import checkpoints, last_checkpoint
+from .checkpoint import BEST, checkpoints, last_checkpoint
+from .environment import ENVIRONMENT
 from .pickled_arrays import read_pickled_arrays
 from .values import check_values
 
@@ -29,6 +31,12 @@ __all__ = [
 
 # What a training would write over, or go on with.
 _TRACES = ("last_checkpoint", "model_*.pth", "metrics.json", RECORDING, f"{SNAPSHOTS}/*.pth")
+# What it writes.
+_FILES = (
+    *("log.txt", "metrics.json", "config.yaml", "last_checkpoint", "model_final.pth", BEST),
+    *(RECORDING, ENVIRONMENT, REGISTERED),
+)
+_FOLDERS = (SNAPSHOTS, "inference")
 
 
 def choose_device(cfg) -> None:
@@ -127,8 +135,14 @@ def _check_detector(cfg):
 
 
 def _check_options_of_our_classes(cfg):
-    """Detectron2's own classes would silently leave them out."""
+    """What would silently be left out: Detectron2's own classes do not know ours, and nothing
+    here does test-time augmentation."""
     Suppression.from_config(cfg)
+    if cfg.TEST.AUG.ENABLED:
+        raise UserError(
+            "TEST.AUG.ENABLED is True, but pictures are evaluated as they are, without test-time "
+            "augmentation; set it to False."
+        )
     if not (stock := without_weights(cfg)):
         return
     for option, is_on in (
@@ -204,6 +218,9 @@ def make_output_dir(folder: str) -> None:
     """
     if "://" in folder:
         raise UserError(f"OUTPUT_DIR {folder} is a URL; give the path of a folder.")
+    if not folder or folder.startswith("~"):
+        what = "begins with ~, which only a shell replaces" if folder else "is empty"
+        raise UserError(f"OUTPUT_DIR {folder!r} {what}; give the whole path of a folder.")
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
@@ -214,12 +231,17 @@ def _check_is_writable(folder: Path):
     """What every run writes, or goes on writing."""
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"OUTPUT_DIR {folder} may not be written to; give another one.")
-    for name in ("log.txt", "metrics.json", "config.yaml", "last_checkpoint", RECORDING):
+    for name in _FILES:
         file = folder / name
-        if file.is_dir() or (file.exists() and not os.access(file, os.W_OK)):
+        if file.exists() and not (file.is_file() and os.access(file, os.W_OK)):
             raise UserError(
-                f"{file} may not be written to, or is a folder; mend that, or give another "
+                f"{file} may not be written to, or is no file; mend that, or give another "
                 "OUTPUT_DIR."
+            )
+    for name in _FOLDERS:
+        if (folder / name).exists() and not (folder / name).is_dir():
+            raise UserError(
+                f"{folder / name} is no folder; take it away, or give another OUTPUT_DIR."
             )
 
 

@@ -52,6 +52,8 @@ def start_run(cfg, args: Namespace) -> None:
     for name in names:
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name=name)
     tidy_console([logging.getLogger(name) for name in names])
+    # A disk that is full is told once, where something else is written; not for each line of a log.
+    logging.raiseExceptions = False
     for line in _introduction(cfg, eval_only=args.eval_only):
         _logger.info(line)
     _logger.debug(f"Rank of current process: {rank}. World size: {comm.get_world_size()}")

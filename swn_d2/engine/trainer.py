@@ -5,7 +5,7 @@ import inspect
 import logging
 import os
 import weakref
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +195,7 @@ class SWNTrainer(DefaultTrainer):
         )
 
     @classmethod
+    @phase("the evaluation")
     def test(cls, cfg, model, evaluators=None):
         """As Detectron2's. What it leaves in the folder then has its config beside it."""
         with prints_logged():
@@ -314,12 +315,15 @@ class SWNTrainer(DefaultTrainer):
 
     @contextmanager
     def _one_line_errors(self):
-        """What a user can mend ends the run with a line, not a traceback.
+        """What a user can mend ends the run with a line, not a traceback; and so does whatever
+        fails in the first iteration, before any time is spent.
 
         Here and not around the whole training, since TrainerBase.train logs the traceback of
         every exception but SystemExit.
         """
-        with user_errors_exit(self.cfg.OUTPUT_DIR):
+        is_first = self.iter == self.start_iter
+        first = phase("the first iteration") if is_first else nullcontext()
+        with user_errors_exit(self.cfg.OUTPUT_DIR), first:
             try:
                 yield
             except FloatingPointError as error:

@@ -23,18 +23,27 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
         "MODEL.ROI_HEADS.NUM_CLASSES MODEL.RETINANET.NUM_CLASSES "
         "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE MODEL.RPN.BATCH_SIZE_PER_IMAGE "
         "MODEL.RPN.PRE_NMS_TOPK_TRAIN MODEL.RPN.POST_NMS_TOPK_TRAIN MODEL.RPN.PRE_NMS_TOPK_TEST "
-        "MODEL.RPN.POST_NMS_TOPK_TEST TEST.DETECTIONS_PER_IMAGE INPUT.MAX_SIZE_TRAIN "
-        "INPUT.MAX_SIZE_TEST",
+        "MODEL.RPN.POST_NMS_TOPK_TEST MODEL.RETINANET.TOPK_CANDIDATES_TEST "
+        "TEST.DETECTIONS_PER_IMAGE TEST.PRECISE_BN.NUM_ITER INPUT.MAX_SIZE_TRAIN "
+        "INPUT.MAX_SIZE_TEST MODEL.FPN.OUT_CHANNELS MODEL.RESNETS.NUM_GROUPS "
+        "MODEL.RESNETS.WIDTH_PER_GROUP MODEL.RESNETS.STEM_OUT_CHANNELS "
+        "MODEL.RESNETS.RES2_OUT_CHANNELS MODEL.ROI_BOX_HEAD.FC_DIM MODEL.ROI_BOX_HEAD.CONV_DIM "
+        "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION MODEL.ROI_MASK_HEAD.CONV_DIM "
+        "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION",
     ),
     "at least 0": (
         lambda value: 0 <= value,
         "TEST.EVAL_PERIOD RECORDING.PERIOD DATALOADER.NUM_WORKERS SOLVER.WARMUP_ITERS "
-        "INPUT.MIN_SIZE_TEST",
+        "SOLVER.REFERENCE_WORLD_SIZE INPUT.MIN_SIZE_TEST VIS_PERIOD MODEL.BACKBONE.FREEZE_AT "
+        "MODEL.ROI_BOX_HEAD.NUM_FC MODEL.ROI_BOX_HEAD.NUM_CONV MODEL.ROI_MASK_HEAD.NUM_CONV "
+        "MODEL.RETINANET.NUM_CONVS",
     ),
     "at least 0, and finite": (
         lambda value: 0 <= value < math.inf,
-        "SOLVER.BASE_LR SOLVER.WEIGHT_DECAY SOLVER.WEIGHT_DECAY_NORM SOLVER.GAMMA "
-        "SOLVER.BIAS_LR_FACTOR SOLVER.SWN.BASE_LR SOLVER.SWN.WEIGHT_DECAY "
+        "SOLVER.BASE_LR SOLVER.WEIGHT_DECAY SOLVER.WEIGHT_DECAY_NORM SOLVER.WEIGHT_DECAY_BIAS "
+        "SOLVER.GAMMA SOLVER.BIAS_LR_FACTOR SOLVER.SWN.BASE_LR SOLVER.SWN.WEIGHT_DECAY "
+        "MODEL.RPN.LOSS_WEIGHT MODEL.RPN.BBOX_REG_LOSS_WEIGHT "
+        "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT MODEL.RETINANET.FOCAL_LOSS_GAMMA "
         "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA MODEL.RPN.SMOOTH_L1_BETA "
         "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA",
     ),
@@ -46,12 +55,14 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: 0 <= value <= 1,
         "SOLVER.WARMUP_FACTOR MODEL.ROI_HEADS.POSITIVE_FRACTION MODEL.RPN.POSITIVE_FRACTION "
         "MODEL.ROI_HEADS.NMS_THRESH_TEST MODEL.RETINANET.NMS_THRESH_TEST MODEL.RPN.NMS_THRESH "
+        "MODEL.ROI_HEADS.SCORE_THRESH_TEST MODEL.RETINANET.SCORE_THRESH_TEST "
         "DATALOADER.REPEAT_THRESHOLD",
     ),
+    "above 0 and below 1": (lambda value: 0 < value < 1, "MODEL.RETINANET.PRIOR_PROB"),
     "below 2 to the power of 32": (lambda value: value < 2**32, "SEED"),
     "at least 0 and below 1": (lambda value: 0 <= value < 1, "SOLVER.MOMENTUM"),
-    "numbers of iterations that rise": (
-        lambda steps: list(steps) == sorted(steps) and all(step > 0 for step in steps),
+    "whole numbers of iterations that rise": (
+        lambda steps: list(steps) == sorted(steps) and all(map(_is_count, steps)),
         "SOLVER.STEPS",
     ),
     "one or more numbers of pixels": (
@@ -65,6 +76,26 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "lists of task, metric, value and tolerance": (
         lambda results: all(len(result) == 4 for result in results),
         "TEST.EXPECTED_RESULTS",
+    ),
+    # Of a flat list Detectron2 makes one for each level of the features.
+    "one or more lists of numbers above 0": (
+        lambda lists: (
+            len(lists) > 0
+            and all(
+                len(of_level) > 0 and _are_positive(of_level) for of_level in map(_listed, lists)
+            )
+        ),
+        "MODEL.ANCHOR_GENERATOR.SIZES MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS",
+    ),
+    "four numbers above 0": (
+        lambda values: len(values) == 4 and _are_positive(values),
+        "MODEL.RPN.BBOX_REG_WEIGHTS MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS "
+        "MODEL.RETINANET.BBOX_REG_WEIGHTS",
+    ),
+    "numbers from 0 to 1": (
+        lambda values: len(values) > 0 and all(0 <= value <= 1 for value in values),
+        "MODEL.RPN.IOU_THRESHOLDS MODEL.ROI_HEADS.IOU_THRESHOLDS MODEL.RETINANET.IOU_THRESHOLDS "
+        "MODEL.ROI_BOX_CASCADE_HEAD.IOUS",
     ),
     "finite numbers": (lambda values: all(map(math.isfinite, values)), "MODEL.PIXEL_MEAN"),
 }
@@ -99,7 +130,8 @@ def check_values(cfg: CfgNode) -> None:
     for rule, (is_valid, keys) in _RANGES.items():
         # Not every version of Detectron2 has all of them.
         for key in values.keys() & keys.split():
-            check(key, values[key], _passes(is_valid, values[key]), rule)
+            if values[key] is not None:  # the default of some keys
+                check(key, values[key], _passes(is_valid, values[key]), rule)
     for key in values.keys() & _CHOICES.keys():
         check_choice(key, values[key], _CHOICES[key])
     for key, value in values.items():
@@ -110,10 +142,7 @@ def check_values(cfg: CfgNode) -> None:
     if "resnet" in cfg.MODEL.BACKBONE.NAME:
         depth = cfg.MODEL.RESNETS.DEPTH
         check("MODEL.RESNETS.DEPTH", depth, depth in _RESNET_DEPTHS, f"one of {_RESNET_DEPTHS}")
-    crop = cfg.INPUT.CROP
-    if crop.ENABLED and crop.TYPE.startswith("relative"):
-        is_share = all(0 < size <= 1 for size in crop.SIZE)
-        check("INPUT.CROP.SIZE", crop.SIZE, is_share, f"above 0, up to 1, with {crop.TYPE}")
+    _check_sizes(cfg)
     _check_device(cfg.MODEL.DEVICE)
 
 
@@ -124,12 +153,46 @@ def _passes(is_valid: Callable[[Any], bool], value: Any) -> bool:
         return False
 
 
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and value > 0
+
+
+def _are_positive(values: Any) -> bool:
+    return all(0 < value < math.inf for value in values)
+
+
+def _listed(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else [value]
+
+
 def _is_norm(name: str) -> bool:
     try:
         get_norm(name, 32)
     except KeyError:
         return False
     return True
+
+
+def _check_sizes(cfg: CfgNode) -> None:
+    """What would else be blamed on a picture."""
+    sizes, crop = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.CROP
+    if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range":
+        is_range = len(sizes) == 2 and sizes[0] <= sizes[1]
+        rule = "two numbers that rise, with INPUT.MIN_SIZE_TRAIN_SAMPLING range"
+        check("INPUT.MIN_SIZE_TRAIN", sizes, is_range, rule)
+    is_large = cfg.INPUT.MAX_SIZE_TRAIN >= min(sizes)
+    rule = f"at least the {min(sizes)} of INPUT.MIN_SIZE_TRAIN"
+    check("INPUT.MAX_SIZE_TRAIN", cfg.INPUT.MAX_SIZE_TRAIN, is_large, rule)
+    if crop.ENABLED:
+        rule, is_valid = "whole numbers of pixels", _is_count
+        if crop.TYPE.startswith("relative"):
+            rule, is_valid = "shares above 0, up to 1", lambda size: _passes(_is_share, size)
+        right = len(crop.SIZE) == 2 and all(map(is_valid, crop.SIZE))
+        check("INPUT.CROP.SIZE", crop.SIZE, right, f"two {rule}, with {crop.TYPE}")
+
+
+def _is_share(value: Any) -> bool:
+    return 0 < value <= 1
 
 
 def _check_device(device: str) -> None:

@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from ..data import unknown_dataset
 from ..data.checks.pictures import check_depth
 from ..errors import UserError
-from ..files import read_json
+from ..files import check_is_file, read_json
 
 __all__ = [
     "Objects",
@@ -174,6 +174,7 @@ def read_pixels(file: str | Path, pixel_format: str = "RGB") -> np.ndarray:
     Raises:
         UserError: it can't be read.
     """
+    check_is_file(file)
     try:
         with Image.open(file) as picture:
             check_depth(file, picture.mode)

@@ -10,6 +10,7 @@ from typing import Any
 
 from .. import load_config
 from ..errors import UserError
+from ..files import check_is_file
 from . import records
 from .matrix import Matrix, Run, flat_config
 
@@ -138,6 +139,7 @@ def take_stock(
 
 
 def _read(file: str | Path) -> list[dict[str, str]]:
+    check_is_file(file)
     try:
         with open(file, encoding="utf-8", newline="") as text:
             reader = csv.DictReader(text)

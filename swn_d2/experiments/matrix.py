@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import yaml
 from detectron2.config import CfgNode
 
 from ..config import load_config
+from ..engine.values import check_values
 from ..errors import UserError
 from ..files import read_yaml
 from ..own import import_file
@@ -132,11 +134,11 @@ def load_matrix(file: str | Path, *, imports: Sequence[str] = ()) -> Matrix:
         import_file(python_file)
     top = _Section(read_yaml(file), str(file))
     title = top.take("title", _is_text, "a text", Path(file).stem)
-    output = Path(top.take("output", _is_text, "the path of a folder"))
-    seeds = top.take("seeds", _are_seeds, "a list of different whole numbers, none negative")
+    output = Path(top.take("output", _is_path, "the path of a folder"))
+    seeds = top.take("seeds", _are_seeds, "a list of different whole numbers from 0 to 2^32 - 1")
     metrics = top.take("metrics", _are_metrics, "a list like [bbox/AP, bbox/AP50]", ["bbox/AP"])
-    data = top.take("data", _are_texts, "a list of commands", [])
-    environment = top.take("environment", _is_mapping, "a mapping from names to values", {})
+    data = top.take("data", _are_commands, "a list of commands", [])
+    environment = top.take("environment", _is_environment, "a mapping from names to values", {})
     arguments = top.take("train_net_args", _are_scalars, "a list of arguments", [])
     forbidden = [argument for argument in arguments if argument in OWN_ARGUMENTS]
     if forbidden:
@@ -230,12 +232,9 @@ class _RowSpec:
             overrides += [key, str(value)]
         try:
             values = _resolve(config, overrides)
+            check_values(load_config(config, overrides))  # not only when it is the row's turn
         except UserError as error:
             raise section.error(str(error)) from error
-        if not evaluated and values["SOLVER.MAX_ITER"] < 1:
-            raise section.error(
-                f"SOLVER.MAX_ITER is {values['SOLVER.MAX_ITER']}, but a training needs at least 1."
-            )
         return cls(name, config, tuple(overrides), values, source, evaluated is not None)
 
 
@@ -330,6 +329,24 @@ def _are_texts(value: Any) -> bool:
     return isinstance(value, list) and all(_is_text(item) for item in value)
 
 
+def _is_path(value: Any) -> bool:
+    return _is_text(value) and "://" not in value
+
+
+def _are_commands(value: Any) -> bool:
+    try:
+        return _are_texts(value) and all(map(shlex.split, value))
+    except ValueError:  # a quotation that does not end
+        return False
+
+
+def _is_environment(value: Any) -> bool:
+    return _is_mapping(value) and not any(
+        name == "" or "=" in name or isinstance(item, list | dict) or "\0" in f"{name}{item}"
+        for name, item in value.items()
+    )
+
+
 def _are_scalars(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, str | int) for item in value)
 
@@ -338,7 +355,7 @@ def _are_seeds(value: Any) -> bool:
     return (
         isinstance(value, list)
         and len(value) > 0
-        and all(type(item) is int and item >= 0 for item in value)
+        and all(type(item) is int and 0 <= item < 2**32 for item in value)
         and len(set(value)) == len(value)
     )
 

@@ -206,19 +206,31 @@ def _iterations_per_second(metrics_file: Path) -> float | None:
 def _metric_lines(file: Path) -> list[dict[str, Any]]:
     """The lines of Detectron2's metrics.json; what a kill has cut short is left out."""
     lines = []
-    for text in file.read_text().splitlines() if file.exists() else ():
-        with contextlib.suppress(ValueError):
+    for text in file.read_bytes().splitlines() if file.is_file() else ():
+        with contextlib.suppress(ValueError, RecursionError):
             lines.append(json.loads(text))
-    return lines
+    return [line for line in lines if isinstance(line, dict)]
 
 
 def _read_json(file: Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
     try:
-        return read_json(file)
+        content = read_json(file)
+        if not _is_ours(content):
+            raise UserError(f"{file} is not what this tool writes.")
     except UserError as error:
         raise UserError(f"{error} Move its folder away.") from error
+    return content
+
+
+def _is_ours(content: Any) -> bool:
+    """Whether it may be a START or a RESULT."""
+    try:
+        of_start = isinstance(content.get("settings", {"config": {}})["config"], dict)
+        return of_start and ("settings" in content or isinstance(content["metrics"], dict))
+    except (AttributeError, KeyError, TypeError):
+        return False
 
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:

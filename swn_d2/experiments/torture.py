@@ -171,6 +171,9 @@ def _train(argv: list[str], environment: dict[str, str], log: str) -> None:
     for number in (1, 2):
         os.dup2(descriptor, number)
     os.environ.update(environment)
+    # As in a training that a user starts; else those that load images would be forked from a server
+    # of this one's, and import everything again.
+    multiprocessing.set_start_method(None, force=True)
     torch.set_num_threads(1)
     # Which multiprocessing's processes may have ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)

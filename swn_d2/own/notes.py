@@ -169,7 +169,7 @@ def _make_unknown(name: str, trouble: str, classes: list[str] | None = None) -> 
 
 def _read(file: Path) -> dict[str, Any]:
     """What is in the file, or in an empty one if there is none."""
-    if not file.exists():
+    if not os.path.exists(file):  # without an error where it may not be looked for
         return {**_HEAD, "imports": [], "data_sets": {}}
     content = read_json(file)
     try:

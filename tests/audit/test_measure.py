@@ -61,6 +61,17 @@ def test_missing():
         ([], TRUTH, "no audit of version 1"),
         (AUDIT, [{"id": 0}], "does not say which annotations are noisy"),
         (AUDIT, TRUTH[:1], "4 annotations of .* truth of other data"),
+        ({**AUDIT, "annotations": None}, TRUTH, "audit.json is damaged"),
+        ({**AUDIT, "annotations": ["a"]}, TRUTH, "audit.json is damaged"),
+        ({**AUDIT, "annotations": [row(0, "a")]}, TRUTH, "audit.json is damaged"),
+        ({**AUDIT, "annotations": [row(0, float("nan"))]}, TRUTH, "audit.json is damaged"),
+        ({**AUDIT, "annotations": [row([0], 0.5)]}, TRUTH, "audit.json is damaged"),
+        ({**AUDIT, "missing": [{"image_id": 1}]}, TRUTH, "audit.json is damaged"),
+        ({**AUDIT, "missing": [{**AUDIT["missing"][0], "bbox": "abcd"}]}, TRUTH, "is damaged"),
+        (AUDIT, None, "does not say which annotations are noisy"),
+        (AUDIT, [5], "does not say which annotations are noisy"),
+        (AUDIT, [{"noise": []}], "does not say which annotations are noisy"),
+        (AUDIT, [{"id": 0, "noise": 5}], "does not say which annotations are noisy"),
     ],
 )
 def test_what_does_not_fit(audit, truth, message, tmp_path):

@@ -209,6 +209,16 @@ def test_keys_that_only_the_evaluation_needs(own, train_cfg, key):
     assert f'"annotations" have no "{key}"; the first is id 1' in message_for(train_cfg)
 
 
+def test_an_object_that_the_evaluation_never_finds(own, train_cfg, caplog):
+    own.content["annotations"][0]["id"] = 0
+    own.save()
+    check_datasets(train_cfg)
+    assert not caplog.records
+    train_cfg.DATASETS.TEST = ("own",)
+    check_datasets(train_cfg)
+    assert "an annotation has the id 0, which COCO's evaluation takes for none" in caplog.text
+
+
 def test_a_test_set_may_have_no_annotations(own, train_cfg):
     del own.content["annotations"]
     own.save()

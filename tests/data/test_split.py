@@ -109,7 +109,7 @@ def test_a_share_out_of_range(source, share):
         (("all.json", "b.json"), "all.json is the input, too; give the output another name"),
         (("a.json", "x/../all.json"), "all.json is the input, too"),
         (("a.json", "a.json"), "a.json is named for two outputs"),
-        (("a.json", "all.json/b.json"), "cannot write .*b.json: (File exists|Not a dir)"),
+        (("a.json", "all.json/b.json"), "cannot write .*b.json: (.*all.json is not a|Not a dir)"),
     ],
 )
 def test_outputs_that_cannot_be(source, outputs, message):

@@ -1,6 +1,8 @@
 """The batches of a training: those of Detectron2's loader, from any one on."""
 
 import random
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from detectron2.utils import comm
 
 from swn_d2.data import TrainStream
 from swn_d2.errors import UserError
+from tests import processes
 
 SEED = 7
 #: Wide and high ones, and one square.
@@ -119,3 +122,43 @@ def test_without_a_seed_each_iteration_has_its_own():
 def test_a_sampler_that_cannot_be_resumed():
     with pytest.raises(UserError, match="SAMPLER_TRAIN is 'Other'.*TrainingSampler"):
         TrainStream(config("DATALOADER.SAMPLER_TRAIN", "Other"), dataset=IMAGES, mapper=drawing)
+
+
+LOADS = """
+import multiprocessing, time
+from torch.utils.data import DataLoader
+from swn_d2.data import end_with_parent
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method("forkserver")
+    images = iter(DataLoader(range(9), num_workers=1, worker_init_fn=end_with_parent))
+    next(images)
+    print(images._workers[0].pid, flush=True)
+    time.sleep(100)
+"""
+
+
+def test_what_loads_ends_with_a_training_that_is_killed(tmp_path):
+    script, out = tmp_path / "loads.py", tmp_path / "out"
+    script.write_text(LOADS)
+    out.touch()
+    process = processes.start(script, stdout=out, stderr=tmp_path / "err")
+    wait_until(lambda: out.read_text().endswith("\n") or not process.is_alive())
+    worker = int(out.read_text())
+    assert is_running(worker)
+    process.kill()
+    wait_until(lambda: not is_running(worker))
+
+
+def wait_until(is_true):
+    deadline = time.monotonic() + 60
+    while not is_true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_running(number):
+    try:  # empty for a process that nobody has asked how it ended
+        return bool(Path(f"/proc/{number}/cmdline").read_bytes())
+    except OSError:
+        return False

@@ -10,6 +10,7 @@ from detectron2.engine import create_ddp_model
 from detectron2.utils import comm
 
 from swn_d2.engine import build_joint_optimizer, launch
+from swn_d2.engine.cluster import Place
 from swn_d2.errors import UserError, user_errors_exit
 from swn_d2.weighting.memory import ObjectMemory
 from tests.tiny import (
@@ -139,3 +140,11 @@ def test_one_process_is_this_one():
     seen = []
     launch(seen.append, 1, args=("here",))
     assert seen == ["here"]
+
+
+def test_a_port_that_is_none(monkeypatch):
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "x")
+    message = "meeting the other processes at 127.0.0.1, MASTER_PORT x failed: ValueError"
+    with pytest.raises(SystemExit, match=message):
+        launch(print, 1, device="cpu", place=Place(0, 0, 2, 2))

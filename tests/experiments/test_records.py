@@ -87,10 +87,29 @@ def test_a_run_of_something_else_is_refused(write_matrix, matrix):
     assert "plain/seed_1 holds a run of something else" in refusal(write_matrix())
 
 
-def test_damaged_record(write_matrix, matrix):
+@pytest.mark.parametrize("name", ["result.json", "run.json"])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{", "is not valid JSON"),
+        ("{}", "is not what this tool writes"),
+        ("[]", "is not what this tool writes"),
+        ('{"settings": 5, "metrics": 5}', "is not what this tool writes"),
+    ],
+)
+def test_damaged_record(write_matrix, matrix, name, text, message):
     finish(matrix, APS)
-    (matrix.runs[0].folder / "result.json").write_text("{")
-    assert "result.json is not valid JSON" in refusal(write_matrix())
+    (matrix.runs[0].folder / name).write_text(text)
+    line = refusal(write_matrix())
+    assert f"{name} {message}" in line and "Move its folder away." in line
+
+
+def test_damaged_lines_of_a_training_are_left_out(matrix):
+    (run, *_) = matrix.runs
+    run.folder.mkdir(parents=True)
+    nested = "[" * 100_000
+    (run.folder / "metrics.json").write_text(f'{{"iteration": 3}}\n[1]\n5\nnull\n{nested}\n')
+    assert records.iterations_done(run) == 4
 
 
 def test_lock_lasts_as_long_as_a_copy_of_it(matrix):

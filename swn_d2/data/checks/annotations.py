@@ -53,7 +53,7 @@ def check_annotations(
     for annotation in annotations:
         fault = _fault(annotation, sizes, categories, use)
         if fault is None and is_test:
-            fault = _area_fault(annotation)
+            fault = _id_fault(annotation) or _area_fault(annotation)
         if fault is None and is_train:
             fault = _weight_fault(annotation)
         if fault:
@@ -69,6 +69,11 @@ def check_annotations(
     _check_what_counts(file, annotations, without_polygon, is_train=is_train, is_test=is_test)
     if is_train:
         _check_weights(cfg, file, annotations)
+    if is_test and any(float(a["id"]) == 0 for a in annotations if not a["iscrowd"]):
+        logger.warning(
+            f"{file}: an annotation has the id 0, which COCO's evaluation takes for none, so that "
+            "its object is never found and AP is too low; give it another id."
+        )
     without_area, overhanging = boxes.count_odd_ones()
     if without_area or overhanging:
         logger.warning(
@@ -94,6 +99,8 @@ def _fault(annotation: dict, sizes: dict, categories: set, use: MaskUse) -> str 
         return 'a category_id that is not in "categories"'
     if annotation.get("iscrowd", 0) not in (0, 1):  # of which Detectron2 takes all for crowds
         return 'an "iscrowd" that is not 0 or 1 (a number, without quotes)'
+    if not _are_numbers(annotation.get("keypoints") or []):  # which Detectron2 always reads
+        return 'a "keypoints" that is not a list of numbers (correct it, or take it out)'
     width, height = sizes[annotation["image_id"]]
     return _box_fault(annotation["bbox"], width, height) or mask_fault(
         annotation, width, height, use
@@ -115,6 +122,19 @@ def _box_fault(box: object, image_width: int, image_height: int) -> str | None:
     if outside and width > 0 and height > 0:
         return "a bbox wholly outside its image"
     return None
+
+
+def _are_numbers(values: object) -> bool:
+    return isinstance(values, list) and all(isinstance(value, int | float) for value in values)
+
+
+def _id_fault(annotation: dict) -> str | None:
+    """The evaluation keeps ids in an array of numbers."""
+    try:
+        is_number = math.isfinite(float(annotation["id"]))
+    except (ValueError, OverflowError):
+        is_number = False
+    return None if is_number else "an id that COCO's evaluation can't take for a number"
 
 
 def _area_fault(annotation: dict) -> str | None:

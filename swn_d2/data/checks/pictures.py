@@ -9,6 +9,7 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image
 
 from swn_d2.errors import UserError
+from swn_d2.files import check_is_file
 
 __all__ = ["check_depth", "check_files_exist", "check_picture_size", "picture_fault"]
 
@@ -52,6 +53,7 @@ def check_picture_size(path: str, expected: tuple[int, int], source: str) -> Non
     Raises:
         UserError: the picture is unreadable, has another size, or more than 8 bits.
     """
+    check_is_file(path)
     try:
         with PathManager.open(path, "rb") as stream, Image.open(stream) as picture:
             size, mode = _upright_size(picture), picture.mode
