@@ -8,11 +8,11 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultPredictor
 from detectron2.structures import Boxes
-from torch import Tensor
 
 from ..analysis.predictions import build_predictor
 from ..errors import UserError
 from .annotations import Annotations
+from .detections import detect, mirror
 
 __all__ = ["NUM_DECOYS", "Evidence", "build_judge", "gather_evidence"]
 
@@ -22,7 +22,7 @@ NUM_DECOYS = 3
 #: Detectron2's own detectors, each of which swn_d2 has with the same parameters.
 _WITHOUT_WEIGHTS = ("StandardROIHeads", "CascadeROIHeads", "RetinaNet")
 _DECOY_MOVES = 0.2  # each side, at most, in widths or heights of the box
-_LOWEST_SCORE = 0.05  # of a detection
+_LOWEST_SCORE = 0.02  # of a detection in one look at a picture
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Evidence:
         placed: (N, 1 + D, 4) float32, the annotated box and its decoys, XYXY in pixels.
         refined: (N, 1 + D, 2, 4) where the detector has the object, started from each of them;
             and where it has it, started from there.
-        detections: (M, 4) float32 boxes that it finds on its own.
+        detections: (M, 4) float32 boxes that it finds on its own, see :func:`.detections.detect`.
         detection_image, detection_class: (M,) the indices of their pictures and classes.
         detection_score: (M,) float32.
     """
@@ -100,17 +100,14 @@ def gather_evidence(
     refined = np.zeros((num_objects, 1 + NUM_DECOYS, 2, 4), dtype=np.float32)
     found: list[tuple[np.ndarray, ...]] = []
     for i, rows in enumerate(annotations.by_picture()):
-        pixels = annotations.read_picture(i, "BGR")  # what a DefaultPredictor takes
+        pixels = annotations.read_picture(i, judge.input_format)
         if len(rows):
             # The random numbers of a picture are its own: what is done with others changes nothing.
             placed[rows] = with_decoys(annotations.boxes[rows], np.random.default_rng(i))
-            shown = pixels[:, :, ::-1] if judge.input_format == "RGB" else pixels
             log_probs[rows], refined[rows] = _rate(
-                judge, shown, placed[rows], annotations.classes[rows]
+                judge, pixels, placed[rows], annotations.classes[rows]
             )
-        instances = judge(pixels)["instances"].to("cpu")
-        columns = instances.pred_boxes.tensor, instances.pred_classes, instances.scores
-        boxes, classes, scores = (column.numpy() for column in columns)
+        boxes, classes, scores = detect(judge, pixels)
         found.append((boxes, np.full(len(boxes), i), classes, scores))
         tick(i + 1)
     if not (np.isfinite(log_probs).all() and np.isfinite(refined).all()):
@@ -150,21 +147,15 @@ def _rate(
         shown = np.ascontiguousarray(image[:, ::-1] if mirrored else image)
         tensor = torch.as_tensor(shown.astype("float32").transpose(2, 0, 1))
         features = model.backbone(model.preprocess_image([{"image": tensor}]).tensor)
-        start = _mirror(boxes, image.shape[1]) if mirrored else boxes
+        start = mirror(boxes, image.shape[1]) if mirrored else boxes
         start, on_device = start.to(model.device), of_boxes.to(model.device)
         of_start, once = heads.rate_boxes(features, [Boxes(start)], on_device)
         _, twice = heads.rate_boxes(features, [Boxes(once)], on_device)
         both = torch.stack([once, twice], dim=1).cpu()
         log_probs.append(of_start.cpu().view(*placed.shape[:2], -1).mean(dim=1))
-        refined.append(_mirror(both, image.shape[1]) if mirrored else both)
+        refined.append(mirror(both, image.shape[1]) if mirrored else both)
     means = torch.stack(log_probs).mean(dim=0), torch.stack(refined).mean(dim=0) / factor
     return means[0].numpy(), means[1].view(*placed.shape[:2], 2, 4).numpy()
-
-
-def _mirror(boxes: Tensor, width: int) -> Tensor:
-    """Boxes (..., 4) in the mirror image of a picture."""
-    x0, y0, x1, y1 = boxes.unbind(-1)
-    return torch.stack([width - x1, y0, width - x0, y1], dim=-1)
 
 
 def _heads(judge: DefaultPredictor) -> torch.nn.Module:

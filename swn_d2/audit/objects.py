@@ -19,7 +19,8 @@ _FOUND = 0.5  # IoU with an annotation of its class from which a detection is ri
 _SAME = 0.5  # IoU from which two detections are of one object
 _IN_CROWD = 0.5  # share of a detection's area in a crowd region
 _DUPLICATE = 0.7  # IoU from which two annotations of a class may be of one object
-_TAILS = (0.5, 0.3, 0.2, 0.1)  # of the right detections, those with the largest scores
+_TAILS = (0.5, 0.3, 0.2, 0.1)  # of the right detections, those with the largest odds
+_ROUNDS = 8  # after which the suspicions hardly change
 _FEWEST = 20  # right detections, to learn how one looks
 
 
@@ -50,28 +51,31 @@ def find_missing_objects(evidence: Evidence, annotations: Annotations) -> Missin
     """Detections where nothing is annotated, and how likely each is an object.
 
     They are a mixture of objects that are not annotated and of mistakes. The former look like
-    detections of annotated objects: a logistic regression on the score and the size says how much
-    denser those lie at a place. How many objects are missing, for each that is annotated and
-    found, can be no more than the ratio of the two numbers of detections anywhere, and is taken
-    to be the smallest ratio above some scores.
+    detections of annotated objects (as Elkan and Noto 2008 learn from positive and unlabelled
+    data). In rounds, as expectation-maximization does,
+
+    1. a logistic regression tells objects from mistakes, a detection where nothing is annotated
+       being as much of the one as it is likely an object, at first not at all;
+    2. how many objects are missing, for each that is annotated and found, can be no more than the
+       ratio of the two numbers of detections anywhere, and is taken to be the smallest ratio beyond
+       some odds;
+    3. with that number, the odds say anew how likely each is an object.
     """
-    free, right = _sort_detections(evidence, annotations)
+    free, right, features = _sort_detections(evidence, annotations)
     boxes, classes = evidence.detections[free], evidence.detection_class[free]
     found = evidence.detection_image[free], boxes, classes
     if len(right) < _FEWEST or not len(free):
         return MissingObjects(*found, suspicion=np.zeros(len(free)))
-    from sklearn.linear_model import LogisticRegression
-
-    features = _features(evidence.detections, evidence.detection_score)
-    model = LogisticRegression(max_iter=1000)
-    rows = np.concatenate([free, right])
-    model.fit(features[rows], np.arange(len(rows)) >= len(free))
-    odds = np.exp(model.decision_function(features[free]))
-    ratios = []
-    for tail in _TAILS:
-        end = np.quantile(evidence.detection_score[right], 1 - tail)
-        ratios.append(((evidence.detection_score[free] >= end).sum() + 0.5) / (tail * len(right)))
-    return MissingObjects(*found, suspicion=np.minimum(min(ratios) * odds, 1))
+    features /= np.maximum(features.std(axis=0), 1e-6)  # all are penalised alike
+    places = features[free], features[right]
+    suspicion = np.zeros(len(free))
+    for _ in range(_ROUNDS):
+        of_free, of_right = _fit(*places, suspicion)
+        ratio = _number_missing(of_free, of_right)
+        # The odds are of all objects; this is the share of them that is not annotated.
+        odds = ratio / (1 + ratio) * np.exp(of_free)
+        suspicion = odds / (1 + odds)
+    return MissingObjects(*found, suspicion)
 
 
 def find_duplicates(annotations: Annotations) -> tuple[np.ndarray, np.ndarray]:
@@ -98,9 +102,11 @@ def find_duplicates(annotations: Annotations) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _sort_detections(evidence: Evidence, annotations: Annotations) -> tuple[np.ndarray, ...]:
-    """The indices of detections where nothing is annotated, and of those of annotated objects."""
+    """The indices of detections where nothing is annotated, and of those of annotated objects; and
+    (M, 4) what tells objects from mistakes, of all."""
     crowds = annotations.crowd_boxes()
     free, right = [], []
+    features = np.zeros((len(evidence.detections), 4))
     of_pictures = split(evidence.detection_image, len(annotations.images))
     for i, (own, found) in enumerate(zip(annotations.by_picture(), of_pictures, strict=True)):
         truth = Objects(annotations.boxes[own], annotations.classes[own], np.ones(len(own)))
@@ -109,21 +115,60 @@ def _sort_detections(evidence: Evidence, annotations: Annotations) -> tuple[np.n
             evidence.detection_class[found],
             evidence.detection_score[found],
         )
-        right.append(found[match_detections(truth, detections, iou_threshold=_FOUND) >= 0])
+        match = match_detections(truth, detections, iou_threshold=_FOUND)
+        is_right = match >= 0
+        right.append(found[is_right])
         boxes = _boxes(detections.boxes)
-        is_free = pairwise_iou(boxes, _boxes(truth.boxes)).numpy().max(axis=1, initial=0) < _TAKEN
+        overlap = pairwise_iou(boxes, _boxes(truth.boxes)).numpy()
+        is_free = overlap.max(axis=1, initial=0) < _TAKEN
         if i in crowds:  # whose share of the second boxes this is
             is_free &= pairwise_ioa(_boxes(crowds[i]), boxes).numpy().max(axis=0) <= _IN_CROWD
         scores = torch.from_numpy(detections.scores[is_free])
         free.append(found[is_free][nms(boxes.tensor[is_free], scores, _SAME).numpy()])
-    return np.concatenate(free), np.concatenate(right)
+        overlap[is_right, match[is_right]] = 0  # of a detection with its own object
+        features[found] = _features(detections, overlap.max(axis=1, initial=0))
+    return np.concatenate(free), np.concatenate(right), features
+
+
+def _features(detections: Objects, overlap: np.ndarray) -> np.ndarray:
+    """(n, 4) of a picture's detections: the score, the size, the IoU with another annotated object,
+    of which it may be a part, and the scores of other classes at its place.
+
+    Args:
+        overlap: (n,) that IoU.
+    """
+    scores = np.clip(detections.scores, 1e-4, 1 - 1e-4)
+    sizes = np.maximum(detections.boxes[:, 2:] - detections.boxes[:, :2], 1)
+    boxes = _boxes(detections.boxes)
+    is_other = detections.classes[:, None] != detections.classes
+    others = (pairwise_iou(boxes, boxes).numpy() >= _SAME) & is_other
+    columns = [np.log(scores / (1 - scores)), np.log(sizes).mean(axis=1), overlap, others @ scores]
+    return np.stack(columns, axis=1)
+
+
+def _fit(free: np.ndarray, right: np.ndarray, likely: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) and (m,) logarithms of the odds that a detection is one of the right ones and the free
+    ones that are objects, by a logistic regression.
+
+    Args:
+        free: (n, F) features of the detections where nothing is annotated.
+        right: (m, F) features of those of annotated objects.
+        likely: (n,) how likely each of ``free`` is an object.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(max_iter=1000)
+    rows = np.concatenate([free, free, right])
+    weights = np.concatenate([1 - likely, likely, np.ones(len(right))])
+    model.fit(rows, np.arange(len(rows)) >= len(free), weights)
+    return model.decision_function(free), model.decision_function(right)
+
+
+def _number_missing(free: np.ndarray, right: np.ndarray) -> float:
+    """For each right detection, at most; of the logarithms of the odds."""
+    ends = {tail: np.quantile(right, 1 - tail) for tail in _TAILS}
+    return min(((free >= end).sum() + 0.5) / (tail * len(right)) for tail, end in ends.items())
 
 
 def _boxes(boxes: np.ndarray) -> Boxes:
     return Boxes(torch.from_numpy(boxes))
-
-
-def _features(boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    clipped = np.clip(scores, 1e-4, 1 - 1e-4)
-    sizes = np.maximum(boxes[:, 2:] - boxes[:, :2], 1)
-    return np.stack([np.log(clipped / (1 - clipped)), np.log(sizes).mean(axis=1)], axis=1)

@@ -225,10 +225,12 @@ def test_boxes_and_detections_are_of_the_same_pixels(pixel_format, data, tmp_pat
     judge, seen = build_judge(cfg), []
     judge.model.backbone.register_forward_pre_hook(lambda _, images: seen.append(images[0]))
     gather_evidence(judge, Annotations.of_dataset("audited"))
-    assert len(seen) == 3 * NUM_PICTURES
-    for upright, mirrored, detected in zip(*[iter(seen)] * 3, strict=True):
-        assert upright.equal(detected)
+    assert len(seen) == 6 * NUM_PICTURES
+    for upright, mirrored, *looks in zip(*[iter(seen)] * 6, strict=True):
         assert mirrored[..., :WIDTH].equal(upright[..., :WIDTH].flip(-1))
+        assert looks[0].equal(upright) and looks[1].equal(mirrored)
+        assert looks[2].shape[-2:] == (3 * HEIGHT // 2, 5 * WIDTH // 3)  # padded to 32 pixels
+        assert looks[3][..., : 3 * WIDTH // 2].equal(looks[2][..., : 3 * WIDTH // 2].flip(-1))
     pixels = np.asarray(Image.open(data / "0.png"))
     first = (seen[0][0] * judge.model.pixel_std + judge.model.pixel_mean)[:, :HEIGHT, :WIDTH]
     expected = pixels if pixel_format == "RGB" else pixels[..., ::-1]
