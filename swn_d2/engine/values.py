@@ -180,9 +180,6 @@ def _check_sizes(cfg: CfgNode) -> None:
         is_range = len(sizes) == 2 and sizes[0] <= sizes[1]
         rule = "two numbers that rise, with INPUT.MIN_SIZE_TRAIN_SAMPLING range"
         check("INPUT.MIN_SIZE_TRAIN", sizes, is_range, rule)
-    is_large = cfg.INPUT.MAX_SIZE_TRAIN >= min(sizes)
-    rule = f"at least the {min(sizes)} of INPUT.MIN_SIZE_TRAIN"
-    check("INPUT.MAX_SIZE_TRAIN", cfg.INPUT.MAX_SIZE_TRAIN, is_large, rule)
     if crop.ENABLED:
         rule, is_valid = "whole numbers of pixels", _is_count
         if crop.TYPE.startswith("relative"):
