@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -257,7 +258,7 @@ def config_of_a_training_to_be(folder, *opts):
 
 
 def test_before_training(tmp_path, monkeypatch, capsys):
-    """Squares in three colours, of which one in ten is annotated as another one."""
+    """Squares in three colours, of which one in ten is annotated as the next one."""
     rng = np.random.default_rng(0)
     colours = np.array([(200, 40, 40), (40, 200, 40), (40, 40, 200)])
     images, annotations, wrong = [], [], []
@@ -268,7 +269,7 @@ def test_before_training(tmp_path, monkeypatch, capsys):
             true = int(rng.integers(NUM_CLASSES))
             pixels[16:48, left : left + 32] = colours[true] + rng.integers(-30, 30, (32, 32, 3))
             wrong.append(rng.random() < 0.1)
-            annotated = (true + int(rng.integers(1, NUM_CLASSES))) % NUM_CLASSES
+            annotated = (true + 1) % NUM_CLASSES
             annotations.append(
                 {
                     "id": len(annotations) + 1,
@@ -297,6 +298,9 @@ def test_before_training(tmp_path, monkeypatch, capsys):
     assert min(abs(audit["expected"]["wrong class"]["value"] - number * s) for s in shares) < 0.1
     page = (output / "audit.html").read_text()
     assert "take a trained detector" in page and "Badly placed boxes" not in page
+    for k in range(NUM_CLASSES):  # what is annotated as the next class
+        row = page.split(f'<th scope="row">kind {(k + 1) % NUM_CLASSES}</th>')[1].split("</tr>")[0]
+        assert re.search(rf"<td>kind {k} \d+</td>", row)
     relabelled = json.loads((output / "new.json").read_text())["annotations"]
     is_suspicious = suspicion > 0.5
     for old, new, row in zip(annotations, relabelled, is_suspicious, strict=True):
