@@ -1,6 +1,6 @@
 """Which class is annotated in place of which other one."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 import numpy as np
 
@@ -21,7 +21,7 @@ def learn_confusions(
     probs: np.ndarray,
     classes: np.ndarray,
     share: float,
-    folds: Iterable[tuple[np.ndarray, np.ndarray]],
+    folds: Collection[tuple[np.ndarray, np.ndarray]],
 ) -> np.ndarray:
     """See which classes are taken for which (expectation maximisation, Dawid and Skene 1979, with
     one annotator and a classifier for the classes).
