@@ -75,8 +75,8 @@ class RunFolder:
         file = self.path / "config.yaml"
         if not file.is_file():
             self._problems["cfg"] = (
-                f"{self.path} has no config.yaml, which a training writes when it starts; is it "
-                "the OUTPUT_DIR of one?"
+                f"{self.path} has no config.yaml, as train_net.py writes it: what depends on the "
+                "settings, the data or the checkpoint is not known."
             )
             return None
         try:
