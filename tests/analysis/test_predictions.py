@@ -94,7 +94,7 @@ def run(tmp_path_factory):
         *("DATASETS.TEST", ("predicted_val",)),
         *("OUTPUT_DIR", "where/it/was/trained"),
         *("MODEL.WEIGHTS", "what/it/started/from.pth"),
-        *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 1.1),
+        *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 1.0),
     )
     folder.mkdir()
     (folder / "config.yaml").write_text(cfg.dump())
