@@ -141,7 +141,7 @@ def test_the_predictor_has_the_checkpoint_and_goes_down_to_the_threshold(run):
     for name, tensor in predictor.model.state_dict().items():
         assert torch.equal(tensor.cpu(), saved[name]), name
     pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
-    # The config's own threshold, 1.1, lets nothing through.
+    # The config's own threshold, 1.0, lets nothing through.
     assert len(predictor(pixels)["instances"]) > 0
 
 
