@@ -35,18 +35,19 @@ def main() -> None:
     start = time.monotonic()
     run("tools/make_digit_scenes.py")
     root = digit_scenes_root()
-    clean, half, rest, noisy, truth = (
+    clean, part, rest, noisy, truth = (
         str(root / f"{name}.json")
         for name in (
             "annotations/instances_train",
-            "half",
-            "rest",
-            "noisy_half",
-            "noisy_half.truth",
+            "third",
+            "other_two_thirds",
+            "noisy_third",
+            "noisy_third.truth",
         )
     )
-    run("tools/split_dataset.py", clean, half, rest)  # half of them, for the time that it takes
-    run("tools/add_noise.py", half, noisy, "--wrong-classes", str(SHARE))
+    # A third of them, for the time that it takes.
+    run("tools/split_dataset.py", clean, part, rest, "--share", "0.33")
+    run("tools/add_noise.py", part, noisy, "--wrong-classes", str(SHARE))
     train(
         *(CONFIG, OUTPUT, "--register-coco", "noisy_digits", noisy, str(root / "train")),
         *("DATASETS.TRAIN", "noisy_digits", "DATASETS.TEST", "()"),

@@ -2,6 +2,7 @@
 """How good is an audit? On annotations with noise that tools/add_noise.py added."""
 
 import argparse
+import math
 from pathlib import Path
 
 from swn_d2.errors import (
@@ -46,9 +47,15 @@ def main() -> None:
     print("| --- | --: | --: | --: | --: | --: | --: |")
     for name, m in rows.items():
         print(
-            f"| {name} | {m.number} | {m.wrong} | {m.expected:.0f} | {m.area:.3f} | "
-            f"{m.average_precision:.3f} | {m.first} |"
+            f"| {name} | {m.number} | {m.wrong} | {m.expected:.0f} | {share(m.area)} | "
+            f"{share(m.average_precision)} | {m.first} |"
         )
+    print("–: not defined, where nothing, or everything, is wrong, and for missing objects.")
+
+
+def share(value: float) -> str:
+    """As the table has it."""
+    return "–" if math.isnan(value) else f"{value:.3f}"
 
 
 if __name__ == "__main__":
