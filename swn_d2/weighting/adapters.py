@@ -5,7 +5,8 @@ Shapes: ``R`` samples, ``F`` of them positive, ``K`` classes without the backgro
 of the box loss. docs/other_detectors.md has all of it on one page.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -204,16 +205,32 @@ def gather_samples(
     return losses, statistics
 
 
+_corners_are_checked = False
+
+
+@contextmanager
+def checked_corners() -> Iterator[None]:
+    """Within it, :func:`paired_iou` is NaN where the other's corners are not in the order of XYXY.
+    Outside, in each iteration of a training, nothing is spent on that."""
+    global _corners_are_checked
+    _corners_are_checked = True
+    try:
+        yield
+    finally:
+        _corners_are_checked = False
+
+
 def paired_iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """(F,) IoU of each box with its other, both (F, 4) XYXY; NaN where a box is infinite, or the
-    other's corners are not in this order."""
+    """(F,) IoU of each box with its other, both (F, 4) XYXY; NaN where a box is infinite."""
     corners = torch.minimum(boxes[:, 2:], others[:, 2:]) - torch.maximum(
         boxes[:, :2], others[:, :2]
     )
     shared = corners.clamp(min=0).prod(dim=1)
     area, other_area = ((b[:, 2:] - b[:, :2]).prod(dim=1) for b in (boxes, others))
     iou = shared / (area + other_area - shared).clamp(min=torch.finfo(boxes.dtype).eps)
-    return iou.masked_fill((others[:, 2:] < others[:, :2]).any(dim=1), torch.nan)
+    if _corners_are_checked:
+        iou = iou.masked_fill((others[:, 2:] < others[:, :2]).any(dim=1), torch.nan)
+    return iou
 
 
 def with_mask_losses(

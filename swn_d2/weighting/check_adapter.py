@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+from .adapters import checked_corners
 from .statistics import TASKS, SampleStatistics, SampleWeights
 from .weighters import SampleWeighter
 
@@ -119,7 +120,7 @@ class _Run:
         with torch.no_grad():
             for name, change in (step or {}).items():
                 self._model.get_parameter(name).add_(change)
-        with torch.random.fork_rng(), torch.enable_grad():
+        with torch.random.fork_rng(), torch.enable_grad(), checked_corners():
             torch.manual_seed(0)
             losses = self._model.train()(*inputs)
         if not isinstance(losses, Mapping) or not all(map(torch.is_tensor, losses.values())):

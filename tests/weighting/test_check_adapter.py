@@ -9,7 +9,7 @@ import torch
 from swn_d2.errors import UserError
 from swn_d2.torchvision import weight_samples
 from swn_d2.torchvision.dense import WeightedRetinaNetHead
-from swn_d2.weighting import SWN, check_adapter
+from swn_d2.weighting import SWN, check_adapter, paired_iou
 from tests.torchvision.tiny import batch, empty_batch, plain_and_weighted, tiny_model
 
 
@@ -193,6 +193,21 @@ def test_everything_stays_as_it_was(inputs):
     assert all(p.grad is None for p in weighted.parameters())
     for image, same in zip(images, inputs()[0], strict=True):
         assert torch.equal(image, same)
+
+
+class CornersExchanged(Mistaken):
+    def spoil_samples(self, losses, statistics):
+        boxes = torch.tensor([[8.0, 8, 40, 44]])
+        iou = torch.where(statistics.is_foreground, paired_iou(boxes, boxes.roll(2, dims=1)), 0.0)
+        return losses, replace(statistics, iou=iou)
+
+
+def test_the_order_of_corners_is_looked_at_within_the_check_alone():
+    plain, weighted = plain_and_weighted("retinanet")
+    weighted.head.__class__ = CornersExchanged
+    with pytest.raises(UserError, match="iou must be between 0 and 1, of boxes that are XYXY"):
+        check_adapter(plain, weighted, *batch())
+    assert paired_iou(torch.tensor([[0.0, 0, 4, 4]]), torch.tensor([[4.0, 4, 0, 0]])) == 0
 
 
 def test_two_detectors_that_differ():
