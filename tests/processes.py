@@ -6,6 +6,7 @@ import atexit
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -38,6 +39,8 @@ def run(script, *arguments, cwd=None, environment=None):
 
 def _run(argv, stdout, stderr, cwd, environment):
     os.environ.update(environment)
+    # Which Python ignores where pytest itself was started in the background of a script.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     multiprocessing.set_start_method(None, force=True)  # what processes of its own start with
     for number, file in ((1, stdout), (2, stderr)):
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

@@ -6,7 +6,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -201,14 +200,10 @@ def test_commands(run, command):
 def test_code(run_in, block):
     (run_in.folder / "script.py").write_text(block)
 
-    def run(words):  # in a new Python, whose processes that load images are forked
-        command = [sys.executable, *words]
-        return subprocess.run(command, cwd=run_in.folder, capture_output=True, text=True)
-
     if "OUTPUT_DIR" not in block:  # no training
-        runs()(run, ["script.py"])
+        runs()(run_in, ["script.py"])
         return
-    runs(says=r"\bAP\b")(run, ["script.py"])
+    runs(says=r"\bAP\b")(run_in, ["script.py"])
     output = re.search(r'OUTPUT_DIR = "(.*)"', block)[1]
     assert (run_in.folder / output / "model_final.pth").exists()
     assert (run_in.folder / output / "config.yaml").exists()

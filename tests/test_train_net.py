@@ -77,12 +77,7 @@ def run(*args):
     return processes.run(*command(*args))
 
 
-def run_anew(*args):
-    """In a new Python, which imports everything itself."""
-    return subprocess.run([sys.executable, *command(*args)], capture_output=True, text=True)
-
-
-def succeed(*args, run=run):
+def succeed(*args):
     result = run(*args)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
     return result
@@ -118,7 +113,7 @@ def test_evaluation_alone_gives_what_the_training_gave(detector, data, tmp_path)
 
 
 def test_two_processes_without_a_gpu(config_file, data, tmp_path):
-    trained = succeed(config_file, data, "--num-gpus", "2", "--dist-url", "auto", run=run_anew)
+    trained = succeed(config_file, data, "--num-gpus", "2", "--dist-url", "auto")
     assert "Device: the CPU (there is no GPU), 2 processes" in trained.stdout
     assert (tmp_path / "run" / "model_final.pth").exists()
     assert (tmp_path / "run" / "log.txt.rank1").exists()
@@ -197,7 +192,7 @@ def test_torchrun_starts_a_failed_job_again(config_file, data, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     torchrun += ["--standalone", "--max-restarts", "1", *command(config_file, data)]
     log = open(tmp_path / "log.txt", "w")
-    job = subprocess.Popen([*torchrun, "SOLVER.MAX_ITER", "60"], stdout=log, stderr=log)
+    job = subprocess.Popen([*torchrun, "SOLVER.MAX_ITER", "30"], stdout=log, stderr=log)
     try:
         deadline = time.monotonic() + 120
         while not (output / "model_0000003.pth").exists():
@@ -327,7 +322,9 @@ def run_here(monkeypatch, clean_catalog):
 
 
 def test_bad_input_in_a_process_of_its_own(config_file, data):
-    result = run_anew(config_file, data, "MODEL.SWN.LAMBDA_CLS", "-1.0")
+    """A new Python, which imports everything itself."""
+    words = [sys.executable, *command(config_file, data, "MODEL.SWN.LAMBDA_CLS", "-1.0")]
+    result = subprocess.run(words, capture_output=True, text=True)
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1].startswith("error: MODEL.SWN.LAMBDA_CLS is -1.0")
     assert "Traceback" not in result.stderr
@@ -391,18 +388,22 @@ def test_help_names_every_argument():
         assert argument in result.stdout
 
 
+ON_A_FULL_DISK = """
+import resource, runpy, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 def test_full_disk_is_one_line_and_loses_nothing(config_file, data, tmp_path):
     """A limit on the size of files, which the kernel enforces as it does a full disk."""
     succeed(config_file, data, "SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "(1,)")
     output = tmp_path / "run"
     before = (output / "model_final.pth").read_bytes()
-    blocks = len(before) // 2 // 1024
-    resume = shlex.join([sys.executable, *command(config_file, data, "--resume")])
-    result = subprocess.run(
-        ["bash", "-c", f"trap '' XFSZ; ulimit -f {blocks}; {resume}"],
-        capture_output=True,
-        text=True,
-    )
+    script = tmp_path / "on_a_full_disk.py"
+    script.write_text(ON_A_FULL_DISK)
+    result = processes.run(script, len(before) // 2, *command(config_file, data, "--resume"))
     assert result.returncode == 1
     assert re.search(r"^error: cannot write .*--resume; the last good", result.stderr, re.M)
     assert "Traceback" not in result.stdout + result.stderr

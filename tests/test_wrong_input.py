@@ -76,6 +76,7 @@ def fails(here, monkeypatch, capfd):
     def run(script, *arguments):
         before = files_of_the_run()
         monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        monkeypatch.syspath_prepend(ROOT / "tools")  # which import one another
         with pytest.raises(SystemExit) as exit_info:
             runpy.run_path(str(ROOT / script), run_name="__main__")
         line = exit_info.value.code  # a text, which Python prints, and exits with 1

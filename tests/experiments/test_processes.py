@@ -149,12 +149,13 @@ def test_what_an_orphan_holds(write_matrix, write_script, config_file, tmp_path,
     os.pwrite(lock, f"process {orphan.pid} on {host}, GPU 0".encode(), 0)
     os.close(lock)
     # The others note their GPU and wait for a second one; the last one ends the orphan.
+    seconds = 1 if is_here else 30
     script = write_script(
         "import os, signal, time\n"
         "def lines(): return open(os.environ['NOTES']).read().splitlines()\n"
         "with open(os.environ['NOTES'], 'a') as notes:\n"
         "    notes.write(os.environ['CUDA_VISIBLE_DEVICES'] + '\\n')\n"
-        "deadline = time.time() + 1\n"
+        f"deadline = time.time() + {seconds}\n"
         "while len(lines()) < 2 and time.time() < deadline: time.sleep(0.02)\n"
         "print('alone' if len(lines()) < 2 else 'not alone')\n"
         f"if len(lines()) == 2: os.kill({orphan.pid}, signal.SIGKILL)\n" + EVALUATION

@@ -2,7 +2,6 @@
 
 import importlib
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from PIL import Image
 
 from swn_d2.engine import SafeCheckpointer
+from tests import processes
 from tests.tiny import tiny_config, tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -45,10 +45,8 @@ def pictures(tmp_path):
 
 def test_every_picture_that_can_be_read(run, pictures):
     before = {path.name: path.read_bytes() for path in pictures.iterdir()}
-    command = [sys.executable, str(ROOT / "tools" / "visualize.py"), str(run), "*"]
-    result = subprocess.run(
-        [*command, "--threshold", "0"], cwd=pictures, capture_output=True, text=True
-    )
+    tool = ROOT / "tools" / "visualize.py"
+    result = processes.run(tool, run, "*", "--threshold", "0", cwd=pictures)
     assert result.returncode == 1
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 2 and "broken.png" in errors[0] and "1 of 3 pictures" in errors[1]
