@@ -159,15 +159,21 @@ def test_data_first_then_jobs_with_a_gpu_each(write_matrix, tmp_path, monkeypatc
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     script = tmp_path / "script.py"
     script.write_text(
-        "import os, time; start = time.time(); time.sleep(1)\n"
+        "import os, time; start = time.time()\n"
         "e = os.environ; made = os.path.exists(e['MADE'])\n"
+        "def number(): return len(open(e['STARTED']).readlines())\n"
+        "with open(e['STARTED'], 'a') as started: started.write('one\\n')\n"
+        "both = (number() + 1) // 2 * 2\n"  # the first of two waits for the second
+        "while number() < both and time.time() < start + 30: time.sleep(0.02)\n"
+        "time.sleep(0.5)\n"
         "print('noted', e['CUDA_VISIBLE_DEVICES'], e['OMP_NUM_THREADS'], made, end=' ')\n"
         "print(start, time.time())\n"
         "raise SystemExit(3)"
     )
     made = tmp_path / "made here"
     data = [f"touch '{made}'", f"touch '{made} for {{seed}}'"]
-    matrix = load_matrix(write_matrix(environment={"MADE": str(made)}, data=data))
+    environment = {"MADE": str(made), "STARTED": str(tmp_path / "started")}
+    matrix = load_matrix(write_matrix(environment=environment, data=data))
     failed = Runner(matrix, script, gpus=["5", "7"]).run()
     assert set(failed) == {run.name for run in matrix.runs}
     assert all(Path(f"{made} for {seed}").exists() for seed in matrix.seeds)
