@@ -1,6 +1,6 @@
 """Which annotations have a badly placed box."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ __all__ = ["MisplacedBoxes", "find_misplaced_boxes"]
 
 _FOLDS = 5
 _SMALLEST_AREA = 0.65  # under the ROC curve of decoys against annotated boxes
+_ASSUMED_SHARE = 0.01  # of badly placed boxes, where no share can be found
 _TAILS = (0.5, 0.2, 0.1)  # of the decoys, those that look worst
 
 
@@ -46,8 +47,8 @@ def find_misplaced_boxes(evidence: Evidence, pictures: np.ndarray) -> MisplacedB
     lie as decoys do: their share can be no larger than the ratio of annotated boxes to decoys
     anywhere, and is taken to be the smallest ratio of some tails. The low end of its interval times
     the ratio of the densities is the suspicion (as Elkan and Noto 2008 learn from positive and
-    unlabelled data). A detector that can hardly tell decoys from annotated boxes at all says
-    nothing.
+    unlabelled data). Where the detector can hardly tell decoys from annotated boxes, that bound says
+    nothing; what is left is the order, with the suspicions of a share of one in a hundred.
 
     Args:
         evidence: about N annotations.
@@ -72,7 +73,8 @@ def find_misplaced_boxes(evidence: Evidence, pictures: np.ndarray) -> MisplacedB
         decisions = model.decision_function(scaled[judged].reshape(-1, scaled.shape[-1]))
         log_ratio[judged] = decisions.reshape(-1, num_boxes)
     if roc_auc_score(is_decoy, log_ratio.ravel()) < _SMALLEST_AREA:
-        return MisplacedBoxes.unknown(suggestion)
+        suspicion = np.minimum(_ASSUMED_SHARE * np.exp(log_ratio[:, 0]), 1)
+        return replace(MisplacedBoxes.unknown(suggestion), suspicion=suspicion)
     # The decoys of a badly placed box are moved twice, and look worse than any annotated box.
     looks_good = log_ratio[:, 0] <= np.median(log_ratio[:, 0])
     share = _smallest_ratio(log_ratio[:, 0], log_ratio[looks_good, 1:].ravel())
