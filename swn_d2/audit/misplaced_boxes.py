@@ -47,8 +47,8 @@ def find_misplaced_boxes(evidence: Evidence, pictures: np.ndarray) -> MisplacedB
     lie as decoys do: their share can be no larger than the ratio of annotated boxes to decoys
     anywhere, and is taken to be the smallest ratio of some tails. The low end of its interval times
     the ratio of the densities is the suspicion (as Elkan and Noto 2008 learn from positive and
-    unlabelled data). Where the detector can hardly tell decoys from annotated boxes, that bound says
-    nothing; what is left is the order, with the suspicions of a share of one in a hundred.
+    unlabelled data). Where the detector can hardly tell decoys from annotated boxes, that bound
+    says nothing; what is left is the order, with the suspicions of a share of one in a hundred.
 
     Args:
         evidence: about N annotations.
