@@ -53,7 +53,7 @@ def positives(run: RunFolder, batches: int) -> dict[str, np.ndarray]:
     def look(_, inputs, weights):
         statistics = inputs[0].finite()
         given = statistics.detail("given_weight")
-        columns = sample_columns(statistics, weights, torch.ones_like(given))
+        columns = sample_columns(statistics, weights, {})
         columns["is_noisy"] = (given == 0).float()
         found.append({k: v[statistics.foreground].cpu().numpy() for k, v in columns.items()})
 

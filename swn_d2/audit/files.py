@@ -4,12 +4,12 @@ import csv
 import io
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from ..data.sample_weights import SAMPLE_WEIGHT
+from ..data.sample_weights import BOX_WEIGHT, LABEL_WEIGHT, SAMPLE_WEIGHT
 from ..errors import UserError
 from .audit import DUPLICATE, KINDS, MISPLACED_BOX, MISSING_OBJECT, WRONG_CLASS, Audit
 
@@ -17,6 +17,10 @@ __all__ = ["AUDITED", "corrected_json", "to_csv", "to_json", "weighted_json"]
 
 #: The key of "info" in the annotation files that are written here.
 AUDITED = "audited"
+
+#: For each of KINDS, which weight of an annotation goes with what it makes wrong: where a class is
+#: wrong, there is an object all the same, and it is where the box is.
+_WRONG_IN = (LABEL_WEIGHT, BOX_WEIGHT, SAMPLE_WEIGHT)
 
 _COLUMNS = (
     "id",
@@ -70,54 +74,53 @@ def to_csv(audit: Audit) -> str:
 
 
 def weighted_json(audit: Audit, *, drop: int | None = None) -> str:
-    """The annotation file again, with a ``sample_weight`` for every annotation: how likely it is
-    right.
+    """The annotation file again, with what each annotation is to count: each kind of error takes
+    the weight from what it makes wrong (:data:`_WRONG_IN`), and from nothing else.
 
     Args:
-        drop: if given, 0 for so many of the most suspicious, and 1 for the others.
+        drop: if given, so many of the most suspicious lose all of that weight, and the others
+            nothing; else each loses as much as it is likely to be wrong.
     """
-    if drop is None:
-        weights = 1 - audit.suspicion
-    else:
-        weights = np.ones(len(audit.annotations.ids))
-        weights[np.argsort(-audit.suspicion, kind="stable")[:drop]] = 0
-    by_id = dict(zip(audit.annotations.ids, weights, strict=True))
-    return _with_annotations(
-        audit,
-        [
-            {**a, SAMPLE_WEIGHT: round(a.get(SAMPLE_WEIGHT, 1) * float(by_id[a["id"]]), 4)}
-            if a["id"] in by_id
-            else a
-            for a in audit.annotations.content["annotations"]
-        ],
-    )
+    suspicions = audit.suspicions
+    if drop is not None:
+        suspicions = np.zeros_like(suspicions)
+        dropped = np.argsort(-audit.suspicion, kind="stable")[:drop]
+        suspicions[dropped, audit.suspicions[dropped].argmax(axis=1)] = 1
+    weights = dict(zip(audit.annotations.ids, 1 - suspicions, strict=True))
+    result = []
+    for a in audit.annotations.content["annotations"]:
+        if a["id"] in weights:
+            a = _reweighted(a, dict(zip(_WRONG_IN, weights[a["id"]], strict=True)))
+        result.append(a)
+    return _with_annotations(audit, result)
 
 
 def corrected_json(audit: Audit) -> str:
-    """The annotation file again, with the suggestions taken over that are more likely right than
-    wrong: other classes and boxes, and annotations for missing objects. What is likely wrong, but
-    with no such suggestion, and duplicates have a ``sample_weight`` of 0."""
+    """The annotation file again, corrected: each object with its likeliest class, with another box
+    where its own is more likely wrong than right, and with annotations for missing objects that
+    are more likely there than not. A class counts as much as it is likely to be right, and so does
+    a box that is left as it is; duplicates do not count."""
     annotations = audit.annotations
-    changes: dict[Any, dict] = {}
-    likeliest = audit.classes.probs.argmax(axis=1)
+    changed: dict[Any, dict] = {}
     for i, id_ in enumerate(annotations.ids):
-        change = {}
-        if audit.classes.suspicion[i] > 0.5:
-            if audit.classes.probs[i].max() > 0.5:
-                change["category_id"] = annotations.category_ids[likeliest[i]]
-            else:
-                change[SAMPLE_WEIGHT] = 0.0
-        if audit.boxes.suspicion[i] > 0.5:
+        likeliest = audit.classes.probs[i].argmax()
+        annotation = {
+            **annotations.objects[i],
+            "category_id": annotations.category_ids[likeliest],
+        }
+        weights = {LABEL_WEIGHT: audit.classes.probs[i, likeliest]}
+        box = None
+        # A mask tells where its object is better than a box, and must fit it.
+        if audit.boxes.suspicion[i] > 0.5 and not annotation.get("segmentation"):
             box = _inside(audit.boxes.suggestion[i], annotations.images[annotations.image[i]])
-            # A mask tells where its object is better than a box, and must fit it.
-            if box and not annotations.objects[i].get("segmentation"):
-                change |= {"bbox": box, "area": round(box[2] * box[3], 2)}
-            else:
-                change[SAMPLE_WEIGHT] = 0.0
+        if box:
+            annotation |= {"bbox": box, "area": round(box[2] * box[3], 2)}
+        else:
+            weights[BOX_WEIGHT] = 1 - audit.boxes.suspicion[i]
         if audit.duplicates[i]:
-            change[SAMPLE_WEIGHT] = 0.0
-        changes[id_] = change
-    result = [{**a, **changes.get(a["id"], {})} for a in annotations.content["annotations"]]
+            weights[SAMPLE_WEIGHT] = 0
+        changed[id_] = _reweighted(annotation, weights)
+    result = [changed.get(a["id"], a) for a in annotations.content["annotations"]]
     new_ids = _new_ids(result)
     for i in np.flatnonzero(audit.missing.suspicion > 0.5):
         image = annotations.images[audit.missing.image[i]]
@@ -133,6 +136,16 @@ def corrected_json(audit: Audit) -> str:
                 }
             )
     return _with_annotations(audit, result)
+
+
+def _reweighted(annotation: dict, weights: Mapping[str, float]) -> dict:
+    """A copy in which the weights that it has are multiplied; those of 1 are left out."""
+    result = dict(annotation)
+    for key, weight in weights.items():
+        value = round(result.get(key, 1) * float(weight), 4)
+        if value != 1 or key in result:
+            result[key] = value
+    return result
 
 
 def _rows(audit: Audit) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from detectron2.data import DatasetMapper
 from PIL import Image
 
 from ..errors import UserError
-from .sample_weights import SAMPLE_WEIGHT, WEIGHTS_ARE, is_sample_weight
+from .sample_weights import GIVEN_WEIGHTS, WEIGHTS_ARE, is_sample_weight
 from .training_set import ANNOTATION_NUMBER
 
 __all__ = ["NamingDatasetMapper"]
@@ -14,27 +14,28 @@ __all__ = ["NamingDatasetMapper"]
 class NamingDatasetMapper(DatasetMapper):
     """Detectron2's mapper. Its error says which image can't be used.
 
-    In training, the ``instances`` of an image can have two more fields, of its N objects:
+    In training, the ``instances`` of an image can have more fields, of its N objects:
 
-    - ``gt_sample_weight``, (N,) float32, where an annotation of the image has a
-      ``sample_weight``: 1 for those whose annotation has none;
+    - ``gt_sample_weight``, ``gt_label_weight``, ``gt_box_weight``, (N,) float32, where an
+      annotation of the image has a weight of that name: 1 for those whose annotation has none;
     - ``gt_annotation``, (N,) long, where :func:`~swn_d2.data.number_annotations` has numbered the
       annotations: the number of each one's.
     """
 
     def __call__(self, dataset_dict):
         annotations = dataset_dict.get("annotations", [])
-        has_weights = any(SAMPLE_WEIGHT in a for a in annotations)
+        keys = [key for key in GIVEN_WEIGHTS if any(key in a for a in annotations)]
         has_numbers = any(ANNOTATION_NUMBER in a for a in annotations)
-        if not self.is_train or not (has_weights or has_numbers):
+        if not self.is_train or not (keys or has_numbers):
             return self._map(dataset_dict)
-        weights = [annotation.get(SAMPLE_WEIGHT, 1.0) for annotation in annotations]
-        for weight in weights:
-            if not is_sample_weight(weight):
-                raise UserError(
-                    f"an annotation of image {_name(dataset_dict)} has the {SAMPLE_WEIGHT} "
-                    f"{weight!r}, but it must be {WEIGHTS_ARE}. Correct it, or remove the key."
-                )
+        weights = {key: [a.get(key, 1.0) for a in annotations] for key in keys}
+        for name, values in weights.items():
+            for weight in values:
+                if not is_sample_weight(weight):
+                    raise UserError(
+                        f"an annotation of image {_name(dataset_dict)} has the {name} {weight!r}, "
+                        f"but it must be {WEIGHTS_ARE}. Correct it, or remove the key."
+                    )
         # Crowd regions, and what a crop cuts off, become no instances. Each annotation's index in
         # place of its class tells which ones are left.
         indexed = [{**a, "category_id": index} for index, a in enumerate(annotations)]
@@ -42,8 +43,8 @@ class NamingDatasetMapper(DatasetMapper):
         instances = result["instances"]
         left = instances.gt_classes
         instances.gt_classes = torch.tensor([int(a["category_id"]) for a in annotations])[left]
-        if has_weights:
-            instances.gt_sample_weight = torch.tensor(weights, dtype=torch.float32)[left]
+        for key in keys:
+            instances.set(f"gt_{key}", torch.tensor(weights[key], dtype=torch.float32)[left])
         if has_numbers:
             numbers = [annotation[ANNOTATION_NUMBER] for annotation in annotations]
             instances.gt_annotation = torch.tensor(numbers)[left]

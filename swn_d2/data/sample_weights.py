@@ -1,4 +1,4 @@
-"""Weights of single objects: the optional key ``sample_weight`` of an annotation.
+"""Weights of single objects: the optional keys :data:`GIVEN_WEIGHTS` of an annotation.
 
 Detectron2 loads only the keys of an annotation that it knows, and its mapper hands on only those
 that its detectors know; the functions here are for the loading and for the mapper.
@@ -15,6 +15,9 @@ from detectron2.data.datasets import load_coco_json, register_coco_instances
 from detectron2.modeling import META_ARCH_REGISTRY, ROI_HEADS_REGISTRY
 
 __all__ = [
+    "BOX_WEIGHT",
+    "GIVEN_WEIGHTS",
+    "LABEL_WEIGHT",
     "SAMPLE_WEIGHT",
     "WEIGHTS_ARE",
     "is_sample_weight",
@@ -22,8 +25,10 @@ __all__ = [
     "without_weights",
 ]
 
-#: The key of an annotation, in a COCO file and in Detectron2's dataset dicts.
-SAMPLE_WEIGHT = "sample_weight"
+#: What an object counts in all losses, in the question which class it has, and in the box loss.
+SAMPLE_WEIGHT, LABEL_WEIGHT, BOX_WEIGHT = "sample_weight", "label_weight", "box_weight"
+#: Keys of an annotation, in a COCO file and in Detectron2's dataset dicts.
+GIVEN_WEIGHTS = (SAMPLE_WEIGHT, LABEL_WEIGHT, BOX_WEIGHT)
 
 # A factor of losses: long before they overflow, a training ends as with such a learning rate.
 _LARGEST = 1e6
@@ -53,12 +58,12 @@ def without_weights(cfg: CfgNode) -> str | None:
 
 
 def keep_sample_weights(names: Iterable[str]) -> None:
-    """Have data sets loaded with the ``sample_weight`` of their annotations, where there is one.
+    """Have data sets loaded with the weights of their annotations, where there are any.
 
     This changes, in the ``DatasetCatalog``, how a data set is loaded that Detectron2's
     ``register_coco_instances`` has registered: Detectron2's own COCO names, and those that
     :func:`swn_d2.data.register_coco` gives. Any other data set has a function of its own, which
-    may return a ``sample_weight`` as well. No file is touched. Doing so twice does no harm.
+    may return such weights as well. No file is touched. Doing so twice does no harm.
 
     Args:
         names: of data sets, as in ``DATASETS.TRAIN``; unknown ones are left to Detectron2.
@@ -71,11 +76,11 @@ def keep_sample_weights(names: Iterable[str]) -> None:
 
 def _load(name: str) -> list[dict]:
     metadata = MetadataCatalog.get(name)
-    records = load_coco_json(metadata.json_file, metadata.image_root, name, [SAMPLE_WEIGHT])
-    with_weight = [SAMPLE_WEIGHT in a for record in records for a in record["annotations"]]
-    if any(with_weight):
-        logging.getLogger(__name__).info(
-            f"{metadata.json_file}: {sum(with_weight)} of {len(with_weight)} annotations have a "
-            f"{SAMPLE_WEIGHT}."
-        )
+    records = load_coco_json(metadata.json_file, metadata.image_root, name, list(GIVEN_WEIGHTS))
+    annotations = [a for record in records for a in record["annotations"]]
+    for key in GIVEN_WEIGHTS:
+        if number := sum(key in a for a in annotations):
+            logging.getLogger(__name__).info(
+                f"{metadata.json_file}: {number} of {len(annotations)} annotations have a {key}."
+            )
     return records

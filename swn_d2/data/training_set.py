@@ -12,7 +12,7 @@ ANNOTATION_NUMBER = "annotation_number"
 
 def load_training_set(cfg) -> list[dict]:
     """The dataset dicts that Detectron2's training loader would load for ``cfg``, with the
-    ``sample_weight`` of annotations that have one."""
+    weights of annotations that have some."""
     keep_sample_weights(cfg.DATASETS.TRAIN)
     # As Detectron2's loader calls it, which has no function for this.
     return get_detection_dataset_dicts(

@@ -1,6 +1,7 @@
 """Which object a positive sample belongs to, and what the data say that it counts."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from detectron2.structures import Instances
@@ -8,7 +9,26 @@ from torch import Tensor
 
 from ..errors import UserError
 
-__all__ = ["class_weights_tensor", "match_objects", "object_weights"]
+__all__ = ["GivenWeights", "class_weights_tensor", "match_objects", "object_weights"]
+
+
+class GivenWeights(NamedTuple):
+    """What the data say that G objects, or R samples, count; each (G,) or (R,).
+
+    Attributes:
+        sample: in all losses.
+        label: in the part of the classification that asks which class an object has.
+        box: in the box loss.
+    """
+
+    sample: Tensor
+    label: Tensor
+    box: Tensor
+
+    def of_samples(self, objects: Tensor) -> "GivenWeights":
+        """Those of R samples, of which ``objects`` (R,) are the objects, -1 for negatives."""
+        # One more, which the -1 picks.
+        return GivenWeights(*(torch.cat([w, w.new_ones(1)])[objects] for w in self))
 
 
 def match_objects(
@@ -34,27 +54,29 @@ def match_objects(
     return same.int().argmax(dim=1)
 
 
-def object_weights(targets: Sequence[Instances], class_weights: Tensor) -> Tensor | None:
-    """The weights that the data give the objects of a batch: each one's own times its class's.
+def object_weights(targets: Sequence[Instances], class_weights: Tensor) -> GivenWeights | None:
+    """The weights that the data give the objects of a batch; an object's own ``sample`` weight is
+    multiplied with that of its class.
 
     Args:
-        targets: the objects of each image; some images may have a ``gt_sample_weight``.
+        targets: the objects of each image; some images may have a ``gt_sample_weight``,
+            ``gt_label_weight`` or ``gt_box_weight``.
         class_weights: (K,) a weight per class, or (0,) if there are none.
 
     Returns:
-        (G,), or None if neither the data nor the config give any.
+        Those of G objects, or None if neither the data nor the config give any.
     """
-    if not len(class_weights) and not any(t.has("gt_sample_weight") for t in targets):
+    fields = [f"gt_{name}_weight" for name in GivenWeights._fields]
+    if not len(class_weights) and not any(t.has(field) for t in targets for field in fields):
         return None
-    weights = []
-    for target in targets:
-        weight = torch.ones_like(target.gt_classes, dtype=torch.float32)
-        if target.has("gt_sample_weight"):
-            weight = weight * target.gt_sample_weight
-        if len(class_weights):
-            weight = weight * class_weights[target.gt_classes]
-        weights.append(weight)
-    return torch.cat(weights)
+    ones = [torch.ones_like(t.gt_classes, dtype=torch.float32) for t in targets]
+    sample, label, box = (
+        torch.cat([t.get(field) if t.has(field) else o for t, o in zip(targets, ones, strict=True)])
+        for field in fields
+    )
+    if len(class_weights):
+        sample = sample * class_weights[torch.cat([t.gt_classes for t in targets])]
+    return GivenWeights(sample, label, box)
 
 
 def class_weights_tensor(class_weights: Sequence[float], num_classes: int) -> Tensor:

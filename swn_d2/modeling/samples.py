@@ -1,6 +1,7 @@
 """What all of Detectron2's detectors have in common on the way to losses and statistics."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from detectron2.modeling import RetinaNet
@@ -72,7 +73,7 @@ def gather_samples(
     )
     gt_classes, foreground = classification.gt_classes, classification.foreground
     details = {"image": images, **details}
-    given_weight = None
+    given = None
     if targets is not None:
 
         def objects() -> Tensor:
@@ -90,11 +91,11 @@ def gather_samples(
 
         details["object"] = objects
         details["annotation"] = annotations
-        weights = object_weights(targets, class_weights)
-        if weights is not None:
-            given_weight = torch.ones_like(classification.loss)
-            given_weight[foreground] = weights[objects()[foreground]]
-            details["given_weight"] = lambda: given_weight
+        of_objects = object_weights(targets, class_weights)
+        if of_objects is not None:
+            given = of_objects.of_samples(objects())
+            details["given_weight"] = lambda: given.sample
+            details["given_box_weight"] = lambda: given.sample * given.box
     losses, statistics = weighting.gather_samples(
         classification,
         fg_box_loss=fg_box_loss,
@@ -105,4 +106,13 @@ def gather_samples(
         box_factor=box_loss_weight,
         details=details,
     )
-    return losses if given_weight is None else losses.scaled(given_weight), statistics
+    if given is None:
+        return losses, statistics
+    # What a wrong class says of an object is wrong, that there is an object and where is not.
+    label_loss = classification.label_loss() * cls_loss_weight
+    losses = replace(
+        losses,
+        cls=given.sample * (losses.cls - (1 - given.label) * label_loss),
+        box=(given.sample * given.box)[:, None] * losses.box,
+    )
+    return losses, statistics

@@ -1,5 +1,6 @@
 """From the samples of an iteration and their weights to what is kept of them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ __all__ = [
 #: The folder, in that of the run, with the weighter's parameters as they were during training.
 SNAPSHOTS = "weighter"
 
+# Task -> the detail of its samples by which the detector multiplies what the weighter says.
+_GIVEN = {"cls": "given_weight", "box": "given_box_weight", "mask": "given_weight"}
 _NUM_SNAPSHOTS = 10  # in a run
 _NUM_PICTURED = 100  # records with pictures in a run
 
@@ -57,9 +60,9 @@ def make_record(
             not tell the object of a sample.
     """
     statistics = statistics.finite()
-    given = torch.ones_like(statistics.cls_loss)
-    if "given_weight" in statistics.details:
-        given = statistics.detail("given_weight")
+    given = {
+        task: statistics.detail(name) for task, name in _GIVEN.items() if name in statistics.details
+    }
     columns = sample_columns(statistics, weights, given)
     foreground = statistics.foreground
     background = (~statistics.is_foreground).nonzero().squeeze(1)
@@ -123,12 +126,12 @@ def is_due(index: int, total: int, times: int) -> bool:
 
 
 def sample_columns(
-    statistics: SampleStatistics, weights: SampleWeights, given: Tensor
+    statistics: SampleStatistics, weights: SampleWeights, given: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Column -> (R,) what a record has of every sample.
 
     Args:
-        given: (R,) what the weights are multiplied by, those that the data give.
+        given: task -> (R,) what its weights are multiplied by, those that the data give.
     """
     columns = {
         "cls_loss": statistics.cls_loss,
@@ -145,10 +148,10 @@ def sample_columns(
             continue
         weight = getattr(weights, task)
         if weight is None:
-            weight = torch.ones_like(given)
+            weight = torch.ones_like(statistics.cls_loss)
         elif weight.dim() == 2:  # a weight for each column of the box loss
             weight = weight.mean(dim=1)
-        columns[f"{task}_weight"] = weight.detach().float() * given
+        columns[f"{task}_weight"] = weight.detach().float() * given.get(task, 1)
         if task in weights.learned:
             columns[f"{task}_learned"] = weights.learned[task]
     return columns

@@ -50,6 +50,11 @@ class Classification:
     fg_prob: Tensor
     details: Mapping[str, Callable[[], Tensor]] = field(default_factory=dict)
 
+    def label_loss(self) -> Tensor:
+        """(R,) with its graph, of positives: the part of the loss that asks which class an object
+        has. Where a loss has no such part, as the sum of binary ones, it is all of it."""
+        return self.details.get("label_loss", lambda: self.loss)()
+
     def scatter(self, values: Tensor) -> Tensor:
         """Values of the positives (F, ...) -> of all samples (R, ...), 0 for negatives."""
         everyone = values.new_zeros(len(self.loss), *values.shape[1:])
@@ -198,6 +203,7 @@ def gather_samples(
             "gt_class": lambda: classification.gt_classes,
             "pred_score": lambda: class_probs().amax(dim=1),
             "given_weight": lambda: torch.ones_like(losses.cls),
+            "given_box_weight": lambda: torch.ones_like(losses.cls),
             **of_classes,
             **(details or {}),
         },

@@ -54,7 +54,7 @@ class KLLoss(SampleWeighter):
         """Box weights (R, 4) and ``loss_kl``, the mean of a / 2 that is divided as the box loss
         is. Both train the detector, from where a comes."""
         log_variance = statistics.detail("log_variance")  # 0 for negatives
-        given = statistics.detail("given_weight")
+        given = statistics.detail("given_box_weight")
         half = (given[:, None] * log_variance).sum() / 2
         return SampleWeights(
             box=torch.exp(-log_variance),

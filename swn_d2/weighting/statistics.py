@@ -59,15 +59,6 @@ class SampleLosses:
             reduced[task] = loss.sum() / self.normalizers[task]
         return reduced
 
-    def scaled(self, factor: Tensor) -> "SampleLosses":
-        """A copy whose losses are multiplied by ``factor`` (R,), a weight from the data."""
-        return replace(
-            self,
-            cls=self.cls * factor,
-            box=self.box * factor[:, None],
-            mask=None if self.mask is None else self.mask * factor,
-        )
-
 
 @dataclass
 class SampleStatistics:
@@ -166,8 +157,9 @@ class SampleStatistics:
         - ``pred_boxes``: (R, 4) the predicted box, XYXY in pixels, of the true class, for
           negatives of the likeliest;
         - ``pred_score``: (R,) the largest probability of a class that is not background;
-        - ``given_weight``: (R,) the weight that the data give the sample. The detector applies
-          it; it is here for losses that a weighter adds;
+        - ``given_weight``, ``given_box_weight``: (R,) what the data say that the sample counts in
+          all losses, and in the box loss. The detector applies them; they are here for losses that
+          a weighter adds;
         - ``log_variance``: (R, D) with its graph, the predicted log sigma^2 of the box's
           coordinates, 0 for negatives.
 

@@ -90,24 +90,34 @@ def test_csv():
     assert rows[-1]["id"] == "" and rows[-1]["bbox"] == "0.0 0.0 5.0 5.0"
 
 
-def weights(text):
-    return {a["id"]: a.get("sample_weight") for a in json.loads(text)["annotations"]}
+def weights(text, key):
+    return {a["id"]: a[key] for a in json.loads(text)["annotations"] if key in a}
 
 
 def test_soft_weights():
-    audit = make_audit()
-    found = weights(weighted_json(audit))
-    assert found[100] == 0.1 and found[103] == 1 and found[105] is None
-    # They multiply those that the data had.
-    assert weights(weighted_json(make_audit(sample_weight=0.5)))[100] == 0.05
+    """Each kind of error takes the weight from what it makes wrong."""
+    text = weighted_json(make_audit())
+    assert weights(text, "label_weight") == {100: 0.1, 101: 0.4}
+    assert weights(text, "box_weight") == {102: 0.3}
+    assert weights(text, "sample_weight") == {104: 0.0488}  # 1 - IoU
+
+
+def test_weights_multiply_those_that_the_data_had():
+    text = weighted_json(make_audit(sample_weight=0.5, label_weight=0.5))
+    assert weights(text, "label_weight") == {
+        **{100: 0.05, 101: 0.2, 102: 0.5, 103: 0.5, 104: 0.5},
+        105: 0.5,  # a crowd region
+    }
+    assert weights(text, "sample_weight")[103] == 0.5
 
 
 def test_dropped():
-    assert weights(weighted_json(make_audit(), drop=2)) == {
-        **{100: 0, 101: 1, 102: 1, 103: 1, 104: 0},
-        105: None,
-    }
-    assert weights(weighted_json(make_audit(), drop=0))[104] == 1
+    text = weighted_json(make_audit(), drop=3)
+    assert weights(text, "label_weight") == {100: 0}
+    assert weights(text, "box_weight") == {102: 0}
+    assert weights(text, "sample_weight") == {104: 0}
+    before = make_audit().annotations.content["annotations"]
+    assert json.loads(weighted_json(make_audit(), drop=0))["annotations"] == before
 
 
 def test_relabelled(tmp_path):
@@ -116,11 +126,13 @@ def test_relabelled(tmp_path):
     text = corrected_json(audit)
     assert json.dumps(audit.annotations.content) == before
     rows = {a["id"]: a for a in json.loads(text)["annotations"]}
-    assert rows[100]["category_id"] == 2 and "sample_weight" not in rows[100]
-    assert rows[101]["category_id"] == 1 and rows[101]["sample_weight"] == 0
+    assert rows[100]["category_id"] == 2 and rows[101]["category_id"] == 1
+    # What is written counts as much as it is likely to be right.
+    assert weights(text, "label_weight") == {100: 0.9, 101: 0.4}
     assert rows[102]["bbox"] == [0, 20, 30, 40] and rows[102]["area"] == 1200
+    assert weights(text, "box_weight") == {}
     assert rows[103] == audit.annotations.content["annotations"][3]
-    assert rows[104]["sample_weight"] == 0
+    assert weights(text, "sample_weight") == {104: 0}
     assert rows[106]["category_id"] == 4 and rows[106]["bbox"] == [150, 150, 40, 50]
     assert len(rows) == 7
     (tmp_path / "new.json").write_text(text)
@@ -130,7 +142,7 @@ def test_relabelled(tmp_path):
 def test_a_mask_is_not_moved():
     audit = make_audit(segmentation=[[20, 10, 60, 10, 60, 60]])
     row = json.loads(corrected_json(audit))["annotations"][2]
-    assert row["bbox"] == [20, 10, 40, 50] and row["sample_weight"] == 0
+    assert row["bbox"] == [20, 10, 40, 50] and row["box_weight"] == 0.3
 
 
 def test_ids_that_are_texts():

@@ -179,6 +179,17 @@ def test_a_weight_that_is_none(mapper_cfg, record, weight):
     )
 
 
+def test_each_weight_becomes_a_field_of_its_own(mapper_cfg, record):
+    record["annotations"][0] |= {"label_weight": 0.5, "box_weight": 0}
+    instances = NamingDatasetMapper(mapper_cfg, is_train=True)(record)["instances"]
+    assert instances.gt_label_weight.tolist() == [0.5, 1, 1, 1]
+    assert instances.gt_box_weight.tolist() == [0, 1, 1, 1]
+    assert instances.gt_sample_weight.tolist() == expected_weights(instances.gt_classes)
+    record["annotations"][1]["box_weight"] = -1
+    with pytest.raises(UserError, match="the box_weight -1, but it must be a number from 0"):
+        NamingDatasetMapper(mapper_cfg, is_train=True)(record)
+
+
 @pytest.mark.parametrize("weight", [0, 2, 0.25, np.float32(0.5), np.float64(2), np.int64(3)])
 def test_every_kind_of_number(mapper_cfg, record, weight):
     record["annotations"][0]["sample_weight"] = weight

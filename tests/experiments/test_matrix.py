@@ -190,10 +190,10 @@ def test_shipped_matrices(path, monkeypatch):
         sign, number = (says[1], float(says[2])) if says else ("x", 1)
         expected = {"x": usual * number, "/": usual / number, "": number}[sign]
         assert rate == pytest.approx(expected), row
-    # But an oracle is trained on what the others can't know.
-    others = [run for run in matrix.runs if not run.row.startswith("oracle")]
+    # But an oracle is trained on what the others can't know, and after an audit on what it wrote.
+    others = [run for run in matrix.runs if not run.row.startswith(("oracle", "audit"))]
     for key, runs in (("DATASETS.TRAIN", others), ("DATASETS.TEST", matrix.runs)):
-        assert len({str(run.settings["config"][key]) for run in runs}) == 1, key
+        assert len({str(run.settings["config"][key]) for run in runs}) <= 1, key
 
 
 def test_the_seed_in_a_matrix(write_matrix, config_file):

@@ -89,6 +89,57 @@ def test_class_weights_alone(detector):
         torch.testing.assert_close(step.loss(task), step.expected_loss(task, 0, of_objects))
 
 
+@pytest.mark.parametrize("weighter", ["SWN", "Uniform"])
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_weights_of_a_part_of_the_loss(detector, weighter):
+    """A label weight is that of -log p(class | object) alone, a box weight that of the box loss.
+    A focal loss has no such part, so there it is all of the classification."""
+    parts = torch.tensor([0.25, 3.0, 0.0]), torch.tensor([2.0, 0.0, 0.5])
+    inputs, start = weighted_batch([0.5, 1.0, 2.0]), 0
+    for x in inputs:
+        end = start + len(x["instances"])
+        x["instances"].gt_label_weight, x["instances"].gt_box_weight = (p[start:end] for p in parts)
+        start = end
+    step = Step(detector, inputs, "MODEL.SWN.RELATIVE", False, weighter=weighter)
+    sample = torch.tensor([0.5, 1.0, 2.0])
+    for stage, (statistics, weights) in enumerate(step.seen):
+        torch.testing.assert_close(
+            step.loss("box", stage), step.expected_loss("box", stage, sample * parts[1])
+        )
+        if statistics.mask_loss is not None:
+            torch.testing.assert_close(
+                step.loss("mask", stage), step.expected_loss("mask", stage, sample)
+            )
+        if "label_loss" in statistics.details:
+            label_loss = statistics.detail("label_loss")
+            scores = torch.log(statistics.detail("true_prob"))
+            assert (label_loss <= -scores + 1e-6).all() and label_loss[statistics.foreground].all()
+        else:
+            label_loss = statistics.cls_loss
+        objects = statistics.detail("object")
+        given = torch.where(objects >= 0, sample[objects], torch.tensor(1.0))
+        label = torch.where(objects >= 0, parts[0][objects], torch.tensor(1.0))
+        weight = 1 if weights.cls is None else weights.cls
+        left = given * (statistics.cls_loss - (1 - label) * label_loss)
+        expected = (weight * left).sum() / statistics.normalizers["cls"]
+        torch.testing.assert_close(step.loss("cls", stage), expected)
+
+
+def test_a_label_weight_of_0_teaches_that_there_is_an_object_but_not_which():
+    inputs = batch()
+    for x in inputs:
+        x["instances"].gt_label_weight = torch.zeros(len(x["instances"]))
+    step = Step("faster_rcnn", inputs, weighter="Uniform")
+    (scores,) = layers(step.model, "cls_score")
+    loss, plain = step.loss("cls"), Step("faster_rcnn", batch(), weighter="Uniform").loss("cls")
+    assert 0 < loss < plain
+    # Whatever the true classes are, the loss is the same.
+    for x in inputs:
+        x["instances"].gt_classes = 1 - x["instances"].gt_classes
+    torch.testing.assert_close(Step("faster_rcnn", inputs, weighter="Uniform").loss("cls"), loss)
+    assert scores.weight.grad.any()
+
+
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_doubled_weights_double_what_the_positives_contribute(detector):
     none, once, twice = (Step(detector, weighted_batch([w] * 3)) for w in (0.0, 1.0, 2.0))

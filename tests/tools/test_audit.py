@@ -132,9 +132,13 @@ def test_every_detector(detector, stock, data, tmp_path, monkeypatch, knowing, c
     )
     assert most["id"] == given[0]["id"]
     new = json.loads((tmp_path / "new.json").read_text())["annotations"]
+    weights = {"wrong class": "label_weight", "misplaced box": "box_weight"}
+    weights["duplicate"] = "sample_weight"
     for a, row in zip(new, content["annotations"], strict=True):
-        expected = None if row["kind"] is None else pytest.approx(1 - row["suspicion"], abs=1e-4)
-        assert a.get("sample_weight") == expected
+        for kind, key in weights.items():
+            expected = 1 - row.get("suspicions", {}).get(kind, 0)
+            assert a.get(key, 1) == pytest.approx(expected, abs=1e-4)
+    assert any("label_weight" in a for a in new)
     assert len((run / "audit.csv").read_text().splitlines()) > len(given)
     page = (run / "audit.html").read_text()
     assert "How many to expect" in page and 'src="http' not in page and "<image" in page
@@ -303,8 +307,13 @@ def test_before_training(tmp_path, monkeypatch, capsys):
         assert re.search(rf"<td>kind {k} \d+</td>", row)
     relabelled = json.loads((output / "new.json").read_text())["annotations"]
     is_suspicious = suspicion > 0.5
-    for old, new, row in zip(annotations, relabelled, is_suspicious, strict=True):
-        assert (old == new) == (not row)
+    changed = [
+        a["category_id"] != b["category_id"] for a, b in zip(annotations, relabelled, strict=True)
+    ]
+    assert 10 < sum(changed) <= sum(is_suspicious) and is_suspicious[changed].all()
+    for old, new in zip(annotations, relabelled, strict=True):
+        assert 0.3 < new.pop("label_weight", 1) <= 1  # as likely as it is right
+        assert old == {**new, "category_id": old["category_id"]}
     assert "wrong class" in capsys.readouterr().out
 
 

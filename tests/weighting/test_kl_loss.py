@@ -54,7 +54,7 @@ def test_is_the_published_loss(given):
         is_foreground=torch.arange(5) < 3,
         details={
             "log_variance": lambda: torch.cat([a, torch.zeros(2, 4)]),
-            "given_weight": lambda: given_weight,
+            "given_box_weight": lambda: given_weight,
         },
     )
     weights = KLLoss()(statistics)

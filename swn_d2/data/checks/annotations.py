@@ -12,7 +12,7 @@ from itertools import starmap
 from detectron2.config import CfgNode
 
 from swn_d2.data.sample_weights import (
-    SAMPLE_WEIGHT,
+    GIVEN_WEIGHTS,
     WEIGHTS_ARE,
     is_sample_weight,
     without_weights,
@@ -146,9 +146,10 @@ def _area_fault(annotation: dict) -> str | None:
 
 
 def _weight_fault(annotation: dict) -> str | None:
-    if is_sample_weight(annotation.get(SAMPLE_WEIGHT, 1)):
-        return None
-    return f"a {SAMPLE_WEIGHT} that is not {WEIGHTS_ARE} (correct it, or remove it)"
+    for key in GIVEN_WEIGHTS:
+        if not is_sample_weight(annotation.get(key, 1)):
+            return f"a {key} that is not {WEIGHTS_ARE} (correct it, or remove it)"
+    return None
 
 
 def _check_what_counts(
@@ -185,14 +186,18 @@ def _check_what_counts(
 
 
 def _check_weights(cfg: CfgNode, file: str, annotations: list[dict]) -> None:
-    weights = [a[SAMPLE_WEIGHT] for a in annotations if SAMPLE_WEIGHT in a]
-    if weights and (stock := without_weights(cfg)):
-        raise UserError(
-            f"{file} has a {SAMPLE_WEIGHT} in {len(weights)} annotations, which has no effect on "
-            f"{stock} Or take the key out."
-        )
-    if not any(a.get(SAMPLE_WEIGHT, 1) for a in annotations if not a.get("iscrowd", 0)):
-        raise UserError(
-            f"{file} has a {SAMPLE_WEIGHT} of 0 throughout, so that no object counts; give those "
-            "that are to be learned other weights."
-        )
+    for key in GIVEN_WEIGHTS:
+        number = sum(key in a for a in annotations)
+        if number and (stock := without_weights(cfg)):
+            raise UserError(
+                f"{file} has a {key} in {number} annotations, which has no effect on {stock} Or "
+                "take the key out."
+            )
+    objects = [a for a in annotations if not a.get("iscrowd", 0)]
+    lost = ("object counts", "class is learned", "box is learned")
+    for key, nothing in zip(GIVEN_WEIGHTS, lost, strict=True):
+        if not any(a.get(key, 1) for a in objects):
+            raise UserError(
+                f"{file} has a {key} of 0 throughout, so that no {nothing}; give those that are to "
+                "be learned other weights."
+            )
