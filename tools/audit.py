@@ -68,8 +68,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--write",
         type=Path,
         metavar="FILE",
-        help="write the annotation file again, with a sample_weight for each annotation: the "
-        "probability that it is right",
+        help="write the annotation file again, with weights for the class and the box of each "
+        "annotation: the probability that they are right",
     )
     how = parser.add_mutually_exclusive_group()
     how.add_argument(

@@ -53,7 +53,7 @@ MODEL:
     IN_FEATURES: {_list(["res3", "res4", "res5"] if is_retinanet else _RES)}
     OUT_CHANNELS: {machine.pyramid}
   # Whether samples are weighted. Uniform: no, the detector learns as it always does; but an
-  # annotation's sample_weight counts, as tools/audit.py writes it, and the report has its figures.
+  # annotation's own weights count, as tools/audit.py writes them, and the report has its figures.
   # SWN learns weights. On clean data they gain nothing that could be measured
   # (docs/results/README.md); where boxes are noisy, some AP75.
   SAMPLE_WEIGHTER:
