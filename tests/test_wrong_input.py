@@ -301,6 +301,9 @@ TRAINING_SETS = [
     (of_all(keypoints=["1", 2, 2]), '"keypoints" that is not a list of numbers'),
     (of_all(sample_weight=0), "a sample_weight of 0 throughout"),
     (of_all(sample_weight=1e38), "sample_weight that is not a number from 0 to 1000000"),
+    (of_all(label_weight=0), "a label_weight of 0 throughout & no class is learned"),
+    (of_all(box_weight=0), "a box_weight of 0 throughout & no box is learned"),
+    (of_all(box_weight="1"), "a box_weight that is not a number from 0 to 1000000"),
     (without_objects, "no annotation to train on"),
     (another_class, "mine_train and mine_val differ in their categories & 11 & 10"),
 ]

@@ -628,12 +628,13 @@ def test_masks_that_only_end_the_evaluation(own, train_cfg):
 
 
 @pytest.mark.parametrize("weight", [-0.5, math.nan, math.inf, 1e39, "1.0", None, [1], True])
-def test_weights_that_are_no_weights(own, train_cfg, weight):
+@pytest.mark.parametrize("key", ["sample_weight", "label_weight", "box_weight"])
+def test_weights_that_are_no_weights(own, train_cfg, key, weight):
     for index in (1, 2):
-        own.content["annotations"][index]["sample_weight"] = weight
+        own.content["annotations"][index][key] = weight
     own.save()
     assert message_for(train_cfg) == (
-        f"{own.file} has a sample_weight that is not a number from 0 to 1000000 (correct it, or "
+        f"{own.file} has a {key} that is not a number from 0 to 1000000 (correct it, or "
         "remove it) (2 in all): annotation 2 of image 1, annotation 3 of image 1."
     )
     train_cfg.DATASETS.TEST = ("own",)

@@ -1,0 +1,25 @@
+import torch
+
+from swn_d2.recording import make_record
+from swn_d2.weighting import SampleStatistics, SampleWeights
+
+
+def test_weights_are_recorded_as_the_losses_have_them():
+    """Those of the weighter times those of the data, which have one more for the box."""
+    statistics = SampleStatistics(
+        cls_loss=torch.ones(3),
+        box_loss=torch.ones(3, 4),
+        iou=torch.ones(3),
+        prob=torch.ones(3),
+        is_foreground=torch.tensor([True, True, False]),
+        normalizers={"cls": 3, "box": 3},
+        details={
+            "given_weight": lambda: torch.tensor([0.5, 3, 1]),
+            "given_box_weight": lambda: torch.tensor([0, 6, 1.0]),
+        },
+    )
+    weights = SampleWeights(cls=torch.full((3,), 2.0))
+    record = make_record(statistics, weights, iteration=0, num_samples=3)
+    assert record.positives["cls_weight"].tolist() == [1, 6]
+    assert record.positives["box_weight"].tolist() == [0, 6]
+    assert record.negatives["cls_weight"].tolist() == [2]
