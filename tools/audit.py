@@ -62,6 +62,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "pretrained backbone that a config starts from. Needs --output",
     )
     parser.add_argument(
+        "--boxes",
+        action="store_true",
+        help="judge boxes by a localiser that is trained for it: more sure, and slower",
+    )
+    parser.add_argument(
         "--dataset", metavar="NAME", help="which one, if the run was trained on several"
     )
     parser.add_argument(
@@ -182,10 +187,10 @@ def main() -> None:
             check_written_here(args.write)
 
         if args.before_training:
-            audit = audit_before_training(cfg, annotations, tick=show_progress)
+            audit = audit_before_training(cfg, annotations, localise=args.boxes, tick=show_progress)
         else:
             start = start_weights(args.run)
-            audit = audit_run(cfg, annotations, start, tick=show_progress)
+            audit = audit_run(cfg, annotations, start, localise=args.boxes, tick=show_progress)
         name = Path(args.run).resolve().name
         write_text(files[0], to_json(audit, run=name))
         write_text(files[1], to_csv(audit))

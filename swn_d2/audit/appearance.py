@@ -14,7 +14,7 @@ from ..engine import SafeCheckpointer, check_values, choose_device
 from ..errors import UserError
 from .annotations import Annotations
 
-__all__ = ["build_viewer", "gather_appearance"]
+__all__ = ["as_tensor", "bottom_up", "build_viewer", "gather_appearance"]
 
 _SIDE = 160  # pixels of a view
 _MARGINS = (0.1, 0.3)  # around the box, of the view as it is and of the mirrored one
@@ -82,6 +82,22 @@ def gather_appearance(
     return result
 
 
+def bottom_up(model: nn.Module) -> nn.Module:
+    """The backbone of a detector without its pyramid, if it has one: those maps are made for the
+    head."""
+    return getattr(model.backbone, "bottom_up", model.backbone)
+
+
+def as_tensor(model: nn.Module, pixels: np.ndarray) -> torch.Tensor:
+    """(1, 3, H', W') a picture as the backbone of a detector takes it, at its own size and padded.
+
+    Args:
+        pixels: (H, W, 3), in the model's order of colours.
+    """
+    tensor = torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32))
+    return model.preprocess_image([{"image": tensor}]).tensor
+
+
 def _look(model: nn.Module, pixels: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """(n, V, C) float32: the views of a picture's objects.
 
@@ -89,10 +105,7 @@ def _look(model: nn.Module, pixels: np.ndarray, boxes: np.ndarray) -> np.ndarray
         pixels: (H, W, 3), as the model takes them.
         boxes: (n, 4) XYXY in pixels.
     """
-    # Without its pyramid, if it has one: those maps are made for the head.
-    backbone = getattr(model.backbone, "bottom_up", model.backbone)
-    tensor = torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32))
-    picture = model.preprocess_image([{"image": tensor}]).tensor
+    backbone, picture = bottom_up(model), as_tensor(model, pixels)
     corners = torch.from_numpy(boxes).to(picture)
     centres = (corners[:, :2] + corners[:, 2:]) / 2
     longer = (corners[:, 2:] - corners[:, :2]).amax(dim=1, keepdim=True)

@@ -10,8 +10,9 @@ from ..errors import UserError
 from .annotations import Annotations
 from .appearance import build_viewer, gather_appearance
 from .evidence import Evidence, build_judge, gather_evidence
-from .misplaced_boxes import MisplacedBoxes, find_misplaced_boxes
+from .misplaced_boxes import MisplacedBoxes, find_misplaced_boxes, find_unexpected_boxes
 from .objects import MissingObjects, find_duplicates, find_missing_objects
+from .placements import Placements, gather_placements
 from .shares import Estimate
 from .wrong_classes import WrongClasses, find_wrong_classes
 
@@ -43,8 +44,9 @@ class Audit:
         classes, boxes, missing: what is known of each kind.
         duplicates: (N,) see :func:`find_duplicates`.
         earlier: (N,) index of the annotation that each duplicate repeats, -1 for others.
-        before_training: no detector has been asked, so nothing is known of boxes and missing
-            objects.
+        before_training: no detector has been asked, so nothing is known of missing objects.
+        localised: localisers have judged the boxes. Before a training, nothing is known of boxes
+            without them.
     """
 
     annotations: Annotations
@@ -54,6 +56,7 @@ class Audit:
     duplicates: np.ndarray
     earlier: np.ndarray
     before_training: bool = False
+    localised: bool = False
 
     @property
     def suspicions(self) -> np.ndarray:
@@ -71,7 +74,7 @@ class Audit:
         missing objects, nothing but the sum of the suspicions is known."""
         number, missing = len(self.annotations.ids), float(self.missing.suspicion.sum())
         expected = {WRONG_CLASS: self.classes.share.times(number)}
-        if not self.before_training:
+        if self.localised or not self.before_training:
             expected[MISPLACED_BOX] = self.boxes.share.times(number)
         expected[DUPLICATE] = Estimate(*3 * (float((self.duplicates > 0).sum()),))
         if not self.before_training:
@@ -116,6 +119,7 @@ def audit_run(
     annotations: Annotations,
     start_weights: str = "",
     *,
+    localise: bool = False,
     tick: Callable[[int], None] = lambda done: None,
 ) -> Audit:
     """Audit the annotations that a detector was trained on.
@@ -125,7 +129,8 @@ def audit_run(
         annotations: see :func:`training_annotations`.
         start_weights: what the training started from: a backbone that has not seen the annotations
             judges them better. If there is none, the trained one looks at the objects.
-        tick: is called after each picture with how many are done, of which there are two rounds.
+        localise: whether boxes are judged by localisers, which are trained for it.
+        tick: is called after each picture with how many are done, in each of several rounds.
 
     Raises:
         UserError: the weights or a picture can't be read, or the detector has not learned enough
@@ -139,18 +144,26 @@ def audit_run(
         viewer = build_viewer(cfg)
     evidence = gather_evidence(judge, annotations, tick=tick)
     appearance = gather_appearance(viewer, annotations, cfg.INPUT.FORMAT, tick=tick)
-    return audit_annotations(evidence, appearance, annotations)
+    placements = None
+    if localise:
+        placements = gather_placements(viewer, annotations, cfg.INPUT.FORMAT, tick=tick)
+    return audit_annotations(evidence, appearance, annotations, placements)
 
 
 def audit_before_training(
-    cfg: CfgNode, annotations: Annotations, *, tick: Callable[[int], None] = lambda done: None
+    cfg: CfgNode,
+    annotations: Annotations,
+    *,
+    localise: bool = False,
+    tick: Callable[[int], None] = lambda done: None,
 ) -> Audit:
     """Audit the classes of annotations, and find duplicates, by nothing but a pretrained backbone.
 
     Args:
         cfg: of the training to be, with the weights that it starts from in ``MODEL.WEIGHTS``.
         annotations: see :func:`training_annotations`.
-        tick: is called after each picture with how many are done.
+        localise: whether boxes are judged, too, by localisers that are trained for it.
+        tick: is called after each picture with how many are done, in each of several rounds.
 
     Raises:
         UserError: there are no such weights, they or a picture can't be read, or the backbone
@@ -161,21 +174,34 @@ def audit_before_training(
             "MODEL.WEIGHTS is empty: before a training, a pretrained backbone judges the "
             "annotations; give its weights with --weights FILE."
         )
-    appearance = gather_appearance(build_viewer(cfg), annotations, cfg.INPUT.FORMAT, tick=tick)
-    return audit_annotations(None, appearance, annotations)
+    viewer, placements = build_viewer(cfg), None
+    appearance = gather_appearance(viewer, annotations, cfg.INPUT.FORMAT, tick=tick)
+    if localise:
+        placements = gather_placements(viewer, annotations, cfg.INPUT.FORMAT, tick=tick)
+    return audit_annotations(None, appearance, annotations, placements)
 
 
 def audit_annotations(
-    evidence: Evidence | None, appearance: np.ndarray, annotations: Annotations
+    evidence: Evidence | None,
+    appearance: np.ndarray,
+    annotations: Annotations,
+    placements: Placements | None = None,
 ) -> Audit:
     """Judge all annotations by what is known of them.
 
     Args:
         evidence: what a trained detector makes of them, if there is one.
         appearance: see :func:`.appearance.gather_appearance`.
+        placements: what localisers make of the boxes, if they are to judge them.
     """
     duplicates, earlier = find_duplicates(annotations)
     of_classes = appearance, annotations.classes, annotations.image
+    if placements is not None:
+        boxes = find_unexpected_boxes(placements, annotations.image)
+    elif evidence is not None:
+        boxes = find_misplaced_boxes(evidence, annotations.image)
+    else:
+        boxes = MisplacedBoxes.unknown(annotations.boxes)
     if evidence is None:
         shape = len(annotations.ids), len(annotations.category_ids)
         unknown = np.full(shape, -np.log(shape[1]))
@@ -183,17 +209,19 @@ def audit_annotations(
             annotations,
             # It errs more often than a detector that was trained for these classes.
             find_wrong_classes(unknown, *of_classes, clear=0.1),
-            MisplacedBoxes.unknown(annotations.boxes),
+            boxes,
             MissingObjects.unknown(),
             duplicates,
             earlier,
             before_training=True,
+            localised=placements is not None,
         )
     return Audit(
         annotations,
         find_wrong_classes(evidence.log_probs, *of_classes),
-        find_misplaced_boxes(evidence, annotations.image),
+        boxes,
         find_missing_objects(evidence, annotations),
         duplicates,
         earlier,
+        localised=placements is not None,
     )

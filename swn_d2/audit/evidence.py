@@ -14,14 +14,22 @@ from ..errors import UserError
 from .annotations import Annotations
 from .detections import detect, mirror
 
-__all__ = ["NUM_DECOYS", "Evidence", "build_judge", "gather_evidence"]
+__all__ = [
+    "DECOY_MOVES",
+    "NUM_DECOYS",
+    "Evidence",
+    "build_judge",
+    "gather_evidence",
+    "place_decoys",
+]
 
 #: Boxes beside each annotated one that are known to be badly placed.
 NUM_DECOYS = 3
+#: How far their sides are moved at most, in widths or heights of the box.
+DECOY_MOVES = 0.2
 
 #: Detectron2's own detectors, each of which swn_d2 has with the same parameters.
 _WITHOUT_WEIGHTS = ("StandardROIHeads", "CascadeROIHeads", "RetinaNet")
-_DECOY_MOVES = 0.2  # each side, at most, in widths or heights of the box
 _LOWEST_SCORE = 0.02  # of a detection in one look at a picture
 
 
@@ -96,14 +104,12 @@ def gather_evidence(
     """
     num_objects, num_classes = len(annotations.ids), len(annotations.category_ids)
     log_probs = np.zeros((num_objects, num_classes), dtype=np.float32)
-    placed = np.zeros((num_objects, 1 + NUM_DECOYS, 4), dtype=np.float32)
+    placed = place_decoys(annotations)
     refined = np.zeros((num_objects, 1 + NUM_DECOYS, 2, 4), dtype=np.float32)
     found: list[tuple[np.ndarray, ...]] = []
     for i, rows in enumerate(annotations.by_picture()):
         pixels = annotations.read_picture(i, judge.input_format)
         if len(rows):
-            # The random numbers of a picture are its own: what is done with others changes nothing.
-            placed[rows] = with_decoys(annotations.boxes[rows], np.random.default_rng(i))
             log_probs[rows], refined[rows] = _rate(
                 judge, pixels, placed[rows], annotations.classes[rows]
             )
@@ -119,10 +125,19 @@ def gather_evidence(
     return Evidence(log_probs, placed, refined, boxes, images, classes, scores)
 
 
+def place_decoys(annotations: Annotations) -> np.ndarray:
+    """(N, 1 + D, 4) float32: every annotated box, and its decoys."""
+    placed = np.zeros((len(annotations.ids), 1 + NUM_DECOYS, 4), dtype=np.float32)
+    for i, rows in enumerate(annotations.by_picture()):
+        # The random numbers of a picture are its own: what is done with others changes nothing.
+        placed[rows] = with_decoys(annotations.boxes[rows], np.random.default_rng(i))
+    return placed
+
+
 def with_decoys(boxes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """(n, 1 + D, 4): boxes (n, 4), and beside each some with every side moved."""
     sizes = np.tile(boxes[:, 2:] - boxes[:, :2], 2)[:, None]
-    moves = rng.uniform(-_DECOY_MOVES, _DECOY_MOVES, size=(len(boxes), NUM_DECOYS, 4))
+    moves = rng.uniform(-DECOY_MOVES, DECOY_MOVES, size=(len(boxes), NUM_DECOYS, 4))
     return np.concatenate([boxes[:, None], boxes[:, None] + moves * sizes], axis=1)
 
 

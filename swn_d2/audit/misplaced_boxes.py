@@ -8,9 +8,10 @@ from detectron2.structures import Boxes
 
 from ..modeling.box_losses import matched_pairwise_iou
 from .evidence import Evidence
+from .placements import Placements
 from .shares import Estimate, share_of
 
-__all__ = ["MisplacedBoxes", "find_misplaced_boxes"]
+__all__ = ["MisplacedBoxes", "find_misplaced_boxes", "find_unexpected_boxes"]
 
 _FOLDS = 5
 _SMALLEST_AREA = 0.65  # under the ROC curve of decoys against annotated boxes
@@ -54,15 +55,54 @@ def find_misplaced_boxes(evidence: Evidence, pictures: np.ndarray) -> MisplacedB
         evidence: about N annotations.
         pictures: (N,) the picture of each.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import roc_auc_score
-    from sklearn.model_selection import GroupKFold
-
-    num_objects, num_boxes = evidence.placed.shape[:2]
     suggestion = evidence.refined[:, 0, 0]
     if len(np.unique(pictures)) < _FOLDS:
         return MisplacedBoxes.unknown(suggestion)
     features = _features(evidence.placed, evidence.refined)
+    log_ratio = _log_ratios(features, pictures)
+    if _area(log_ratio) < _SMALLEST_AREA:
+        return _in_order(log_ratio, suggestion)
+    # The decoys of a badly placed box are moved twice, and look worse than any annotated box.
+    looks_good = log_ratio[:, 0] <= np.median(log_ratio[:, 0])
+    share = _smallest_ratio(log_ratio[:, 0], log_ratio[looks_good, 1:].ravel())
+    return MisplacedBoxes(np.minimum(share.low * np.exp(log_ratio[:, 0]), 1), suggestion, share)
+
+
+def find_unexpected_boxes(placements: Placements, pictures: np.ndarray) -> MisplacedBoxes:
+    """The same by what localisers say, which tell far better where a side is than a detector does.
+
+    The decoys are those of all boxes: to choose some by how good their box looks would choose
+    objects that are easy to place. The ratio of the densities is an estimate and may be more than
+    the share leaves room for, so the suspicion nears 1 and does not end there; the order stays.
+
+    Args:
+        placements: about N annotations.
+        pictures: (N,) the picture of each.
+    """
+    suggestion, contrasts = placements.located, np.sort(placements.contrasts)
+    if len(np.unique(pictures)) < _FOLDS:
+        return MisplacedBoxes.unknown(suggestion)
+    features = np.concatenate([contrasts, contrasts**2], axis=-1)
+    log_ratio = _log_ratios(features, pictures)
+    if _area(log_ratio) < _SMALLEST_AREA:
+        return _in_order(log_ratio, suggestion)
+    share = _smallest_ratio(log_ratio[:, 0], log_ratio[:, 1:].ravel())
+    # x / (1 + x^4)^(1/4): nearly x, as far as x is less than 1.
+    log_suspicion = np.log(share.low) + log_ratio[:, 0]
+    suspicion = np.exp(-np.logaddexp(0, -4 * log_suspicion) / 4)
+    return MisplacedBoxes(suspicion, suggestion, share)
+
+
+def _log_ratios(features: np.ndarray, pictures: np.ndarray) -> np.ndarray:
+    """(N, 1 + D) logarithms of how much denser decoys lie than annotated boxes where each box does.
+
+    Args:
+        features: (N, 1 + D, F) of annotated boxes and decoys.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GroupKFold
+
+    num_objects, num_boxes = features.shape[:2]
     log_ratio = np.zeros((num_objects, num_boxes))
     is_decoy = np.tile(np.arange(num_boxes) > 0, num_objects)
     for fitted, judged in GroupKFold(_FOLDS).split(features, groups=pictures):
@@ -72,13 +112,21 @@ def find_misplaced_boxes(evidence: Evidence, pictures: np.ndarray) -> MisplacedB
         model.fit(scaled[fitted].reshape(-1, scaled.shape[-1]), is_decoy[: len(fitted) * num_boxes])
         decisions = model.decision_function(scaled[judged].reshape(-1, scaled.shape[-1]))
         log_ratio[judged] = decisions.reshape(-1, num_boxes)
-    if roc_auc_score(is_decoy, log_ratio.ravel()) < _SMALLEST_AREA:
-        suspicion = np.minimum(_ASSUMED_SHARE * np.exp(log_ratio[:, 0]), 1)
-        return replace(MisplacedBoxes.unknown(suggestion), suspicion=suspicion)
-    # The decoys of a badly placed box are moved twice, and look worse than any annotated box.
-    looks_good = log_ratio[:, 0] <= np.median(log_ratio[:, 0])
-    share = _smallest_ratio(log_ratio[:, 0], log_ratio[looks_good, 1:].ravel())
-    return MisplacedBoxes(np.minimum(share.low * np.exp(log_ratio[:, 0]), 1), suggestion, share)
+    return log_ratio
+
+
+def _area(log_ratio: np.ndarray) -> float:
+    """Under the ROC curve of decoys against annotated boxes."""
+    from sklearn.metrics import roc_auc_score
+
+    is_decoy = np.tile(np.arange(log_ratio.shape[1]) > 0, len(log_ratio))
+    return float(roc_auc_score(is_decoy, log_ratio.ravel()))
+
+
+def _in_order(log_ratio: np.ndarray, suggestion: np.ndarray) -> MisplacedBoxes:
+    """No number can be said; suspicions as if a share that is assumed were badly placed."""
+    suspicion = np.minimum(_ASSUMED_SHARE * np.exp(log_ratio[:, 0]), 1)
+    return replace(MisplacedBoxes.unknown(suggestion), suspicion=suspicion)
 
 
 def _features(placed: np.ndarray, refined: np.ndarray) -> np.ndarray:

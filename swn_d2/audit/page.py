@@ -44,6 +44,13 @@ _EXPLANATIONS = {
     "percentage is the probability that there is one.",
 }
 
+_BY_LOCALISER = (
+    "Annotations whose box is as unlikely as boxes are that were jittered on purpose, to a "
+    "localiser that has learned from other pictures where objects of the class have their sides. "
+    "The percentage is the probability that the box is badly placed; the number to expect is a "
+    "bound."
+)
+
 
 def write_page(audit: Audit, file: Path, *, name: str) -> None:
     """Write the page. It needs no other file and no network.
@@ -62,8 +69,10 @@ def write_page(audit: Audit, file: Path, *, name: str) -> None:
         )
         cards = list(of_kind)
         shown = f'<ul class="cards">{"".join(cards)}</ul>' if cards else missing("None was found.")
-        how = f'<p class="how">{text(_EXPLANATIONS[kind])}</p>'
-        page.section(kind.replace(" ", "-"), _TITLES[kind], how, shown)
+        by_localiser = kind == MISPLACED_BOX and audit.localised
+        how = _BY_LOCALISER if by_localiser else _EXPLANATIONS[kind]
+        explained = f'<p class="how">{text(how)}</p>'
+        page.section(kind.replace(" ", "-"), _TITLES[kind], explained, shown)
     page.section("histogram", "Suspicion", page.svg(_histogram(audit), "histogram of suspicion"))
     page.section("classes", "By class", _by_class(audit))
     page.section("pictures", "By picture", _by_picture(audit))
@@ -79,10 +88,14 @@ def write_page(audit: Audit, file: Path, *, name: str) -> None:
 def _summary(audit: Audit) -> str:
     number = len(audit.annotations.ids)
     expected = audit.expected[WRONG_CLASS]
+    unknown = ""
+    if audit.before_training:
+        unknown = " Missing objects take" if audit.localised else " Boxes and missing objects take"
+        unknown += " a trained detector."
     return (
         f"{number:,} annotations in {len(audit.annotations.images):,} pictures. About "
         f"{expected.value:,.0f} of them, {expected.value / max(number, 1):.1%}, have a wrong class."
-        + (" Boxes and missing objects take a trained detector." if audit.before_training else "")
+        f"{unknown}"
     )
 
 
@@ -120,7 +133,8 @@ def _annotation_cards(audit: Audit, kind: str) -> Iterable[str]:
             best = int(probs.argmax())
             lines = [f"annotated: {annotated}", f"suggested: {names[best]} ({probs[best]:.0%})"]
         elif kind == MISPLACED_BOX:
-            lines = [f"annotated: {annotated}", "solid: where the detector has it"]
+            whose = "localiser" if audit.localised else "detector"
+            lines = [f"annotated: {annotated}", f"solid: where the {whose} has it"]
         else:
             other = annotations.boxes[audit.earlier[i]]
             lines = [f"annotated: {annotated}", f"as is {annotations.ids[audit.earlier[i]]}"]

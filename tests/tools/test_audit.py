@@ -14,6 +14,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from swn_d2.audit import audit as audit_module
+from swn_d2.audit import localiser
 from swn_d2.audit.annotations import Annotations
 from swn_d2.audit.evidence import build_judge, gather_evidence
 from swn_d2.audit.shares import share_of
@@ -106,6 +107,13 @@ def knowing(monkeypatch):
 
 
 @pytest.fixture
+def few_crops(monkeypatch):
+    """Localisers that see little, and learn little."""
+    monkeypatch.setattr(localiser, "_SIDE", 64)
+    monkeypatch.setattr(localiser, "_MOST_CROPS", 32)
+
+
+@pytest.fixture
 def nan_heads(monkeypatch):
     """Heads that rate boxes with NaN."""
     rate = SWNROIHeads.rate_boxes
@@ -153,6 +161,31 @@ def test_it_says_the_same_twice(data, tmp_path, monkeypatch, knowing):
     first = (run / "audit.json").read_bytes()
     run_tool(monkeypatch, run, data, "--overwrite", *options)
     assert (run / "audit.json").read_bytes() == first
+
+
+@pytest.mark.parametrize("detector", ["faster_rcnn", "retinanet"])
+def test_boxes_by_a_localiser(detector, data, tmp_path, monkeypatch, knowing, few_crops, capsys):
+    run = make_run(tmp_path, detector)
+    run_tool(monkeypatch, run, data, "--output", tmp_path / "plain")
+    seen = []
+    monkeypatch.setattr(tool, "show_progress", seen.append)
+    for name in ("first", "second"):
+        run_tool(monkeypatch, run, data, "--boxes", "--output", tmp_path / name)
+    plain, first, second = (
+        json.loads((tmp_path / name / "audit.json").read_text())
+        for name in ("plain", "first", "second")
+    )
+    assert first == second and seen
+    assert list(first["expected"]) == list(plain["expected"])
+    suspicions = [
+        [row["suspicions"] for row in audit["annotations"] if row["kind"]]
+        for audit in (plain, first)
+    ]
+    for kind, is_same in (("wrong class", True), ("duplicate", True), ("misplaced box", False)):
+        before, after = ([row[kind] for row in rows] for rows in suspicions)
+        assert (before == after) == is_same
+    assert "the detector moves" in (tmp_path / "plain" / "audit.html").read_text()
+    assert "to a localiser" in (tmp_path / "first" / "audit.html").read_text()
 
 
 def fails(monkeypatch, run, data, *options, match):
@@ -261,8 +294,9 @@ def config_of_a_training_to_be(folder, *opts):
     return folder / "config.yaml"
 
 
-def test_before_training(tmp_path, monkeypatch, capsys):
-    """Squares in three colours, of which one in ten is annotated as the next one."""
+def coloured_squares(folder):
+    """Squares in three colours, of which one in ten is annotated as the next one: the annotations,
+    and which of them these are."""
     rng = np.random.default_rng(0)
     colours = np.array([(200, 40, 40), (40, 200, 40), (40, 40, 200)])
     images, annotations, wrong = [], [], []
@@ -284,10 +318,15 @@ def test_before_training(tmp_path, monkeypatch, capsys):
                     "iscrowd": 0,
                 }
             )
-        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+        Image.fromarray(pixels).save(folder / f"{i}.png")
     categories = [{"id": k + 1, "name": f"kind {k}"} for k in range(NUM_CLASSES)]
     content = {"images": images, "annotations": annotations, "categories": categories}
-    (tmp_path / "train.json").write_text(json.dumps(content))
+    (folder / "train.json").write_text(json.dumps(content))
+    return annotations, wrong
+
+
+def test_before_training(tmp_path, monkeypatch, capsys):
+    annotations, wrong = coloured_squares(tmp_path)
     config = config_of_a_training_to_be(tmp_path)
     output = tmp_path / "audit"
     options = ["--before-training", "--output", output, "--write", output / "new.json", "--relabel"]
@@ -315,6 +354,20 @@ def test_before_training(tmp_path, monkeypatch, capsys):
         assert 0.3 < new.pop("label_weight", 1) <= 1  # as likely as it is right
         assert old == {**new, "category_id": old["category_id"]}
     assert "wrong class" in capsys.readouterr().out
+
+
+def test_boxes_before_training(tmp_path, monkeypatch, few_crops, capsys):
+    coloured_squares(tmp_path)
+    config, output = config_of_a_training_to_be(tmp_path), tmp_path / "audit"
+    options = ["--before-training", "--boxes", "--output", output]
+    run_tool(monkeypatch, config, tmp_path, *options, "--write", output / "new.json", "--relabel")
+    audit = json.loads((output / "audit.json").read_text())
+    assert list(audit["expected"]) == ["wrong class", "misplaced box", "duplicate"]
+    assert any(row["suspicions"]["misplaced box"] for row in audit["annotations"])
+    page = (output / "audit.html").read_text()
+    assert "Badly placed boxes" in page and "a localiser" in page
+    assert "Missing objects take a trained detector" in page
+    assert "misplaced box" in capsys.readouterr().out
 
 
 def test_what_can_not_be_audited_before_training(data, tmp_path, monkeypatch):

@@ -1,0 +1,226 @@
+"""A network that learns from annotated boxes where the sides of an object are."""
+
+import copy
+import itertools
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import roi_align
+
+from .annotations import Annotations, split
+from .appearance import as_tensor, bottom_up
+
+__all__ = [
+    "Localiser",
+    "interpolate",
+    "places_in",
+    "train_localiser",
+    "windows_around",
+]
+
+_SIDE = 128  # pixels of a crop
+_BINS = 64  # places in a crop where a side may be
+_CHANNELS, _GROUPS = 96, 8
+_MAPS = 3  # of the backbone, the last ones
+_EDGES = (0.04, 0.42)  # where the sides of a box are in its window, from the next edge
+
+_EPOCHS = 8
+_MOST_CROPS = 40_000  # so that many objects do not take longer to learn from than some thousand
+_BATCH = 16
+_RATE, _BACKBONE_RATE = 1e-3, 2e-4
+_DECAY = 1e-4
+_BLUR = 1.5  # bins, of where an annotated side is
+
+
+class Localiser(nn.Module):
+    """Looks at a crop that an object of a known class lies in, and says where its sides are: a
+    distribution over the places in the crop for each.
+
+    What the backbone sees is brought to one map, together with the class. For each side, the map
+    is summed along the side, with a weight for each place, and on the row that is left every bin
+    gets a score.
+    """
+
+    def __init__(self, backbone: nn.Module, num_classes: int):
+        """
+        Args:
+            backbone: one of Detectron2's, that gives a dictionary of maps. It is copied, and what
+                of it can be trained learns, too.
+        """
+        super().__init__()
+        self.backbone = copy.deepcopy(backbone)
+        channels = [shape.channels for shape in self.backbone.output_shape().values()][-_MAPS:]
+        # Normalised, since features are of any size, and other ones in other backbones.
+        self.lateral = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(c, _CHANNELS, 1), nn.GroupNorm(_GROUPS, _CHANNELS))
+            for c in channels
+        )
+        self.of_class = nn.Embedding(num_classes, _CHANNELS)
+        self.mix = nn.ModuleList(nn.Conv2d(_CHANNELS, _CHANNELS, 3, padding=1) for _ in range(2))
+        self.weight = nn.Conv2d(_CHANNELS, 4, 1)
+        self.along = nn.ModuleList(nn.Conv1d(_CHANNELS, _CHANNELS, 5, padding=2) for _ in range(2))
+        self.upsample = nn.ConvTranspose1d(_CHANNELS, _CHANNELS, 4, stride=2, padding=1)
+        self.score = nn.ModuleList(nn.Conv1d(_CHANNELS, 1, 3, padding=1) for _ in range(4))
+        self.eval()  # the statistics of batch normalisation stay those of the pretraining
+
+    def forward(self, crops: Tensor, classes: Tensor) -> Tensor:
+        """(n, 4, B) logarithms of the probabilities of B bins, for the left, upper, right and lower
+        side.
+
+        Args:
+            crops: (n, 3, S, S), as the backbone takes pictures.
+            classes: (n,) of their objects.
+        """
+        maps = list(self.backbone(crops).values())[-_MAPS:]
+        size = maps[0].shape[-2:]
+        seen = self.of_class(classes)[:, :, None, None]
+        for lateral, features in zip(self.lateral, maps, strict=True):
+            seen = seen + F.interpolate(lateral(features), size, mode="bilinear")
+        seen = F.relu(seen)
+        for convolution in self.mix:
+            seen = F.relu(convolution(seen)) + seen
+        weights = self.weight(seen)
+        scores = []
+        for side in range(4):
+            axis = side % 2  # 0: the place of the side is an x
+            summed = 2 + axis
+            weight = weights[:, side : side + 1].softmax(dim=summed)
+            row = (seen * weight).sum(dim=summed) + seen.mean(dim=summed)
+            row = F.relu(self.along[axis](row)) + row
+            score = self.score[side](F.relu(self.upsample(row)))
+            scores.append(F.interpolate(score, _BINS, mode="linear")[:, 0])
+        return torch.stack(scores, dim=1).log_softmax(dim=-1)
+
+    @torch.no_grad()
+    def look(self, picture: Tensor, windows: Tensor, classes: Tensor, mirrored: Tensor) -> Tensor:
+        """(n, 4, B) what :meth:`forward` says of windows of a picture, some of which it is shown as
+        mirror images.
+
+        Args:
+            picture: (1, 3, H, W).
+            windows: (n, 4) XYXY in pixels.
+            classes, mirrored: (n,).
+        """
+        crops = _crop(picture, windows)
+        log_probs = self(_mirror_some(crops, mirrored), classes)
+        left, top, right, bottom = log_probs.unbind(dim=1)
+        back = torch.stack([right.flip(-1), top, left.flip(-1), bottom], dim=1)
+        return torch.where(mirrored[:, None, None], back, log_probs)
+
+
+def windows_around(
+    boxes: np.ndarray, rng: np.random.Generator, edges: tuple[float, float] = _EDGES
+) -> np.ndarray:
+    """(n, 4) float32: a window around each box (n, 4), so that each side is anywhere at the edge of
+    the window alike, which thus tells nothing of the box. That of a narrow box is wider.
+
+    Args:
+        edges: how far from the edges of the window the sides of the box are, at least and at most,
+            in widths and heights of the window.
+    """
+    sizes = np.maximum(boxes[:, 2:] - boxes[:, :2], 1)
+    shown = np.maximum(sizes, sizes.max(axis=1, keepdims=True) / 2)
+    before, after = rng.uniform(*edges, (2, len(boxes), 2))
+    window_sizes = shown / (1 - before - after)
+    corners = boxes[:, :2] - (shown - sizes) / 2 - before * window_sizes
+    return np.hstack([corners, corners + window_sizes]).astype(np.float32)
+
+
+def _crop(picture: Tensor, windows: Tensor) -> Tensor:
+    """(n, 3, S, S): windows (n, 4) of a picture (1, 3, H, W), each brought to the same size."""
+    return roi_align(picture, [windows.to(picture)], _SIDE, aligned=True)
+
+
+def train_localiser(
+    model: nn.Module,
+    annotations: Annotations,
+    rows: np.ndarray,
+    input_format: str,
+    *,
+    seed: int,
+    tick: Callable[[int], None] = lambda done: None,
+) -> Localiser:
+    """A localiser that has learned from some of the annotations.
+
+    Args:
+        model: one of Detectron2's detectors, which stays as it is.
+        rows: the indices of these annotations.
+        input_format: of the model's pictures, ``INPUT.FORMAT``.
+        seed: of all random numbers; the state of the global generators stays as it is.
+        tick: is called after each picture with how many have been shown.
+
+    Raises:
+        UserError: a picture can't be read or has another size than the annotations say.
+    """
+    rng = np.random.default_rng(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        localiser = Localiser(bottom_up(model), len(annotations.category_ids)).to(model.device)
+    backbone = [p for p in localiser.backbone.parameters() if p.requires_grad]
+    head = [p for name, p in localiser.named_parameters() if not name.startswith("backbone.")]
+    groups, rates = [{"params": head}, {"params": backbone}], [_RATE, _BACKBONE_RATE]
+    optimizer = torch.optim.AdamW(groups, weight_decay=_DECAY)
+    steps = max(min(_EPOCHS * len(rows), _MOST_CROPS) // _BATCH, 1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps + 1)
+    order, pictures = _endless(annotations, rows, rng), itertools.count(1)
+    for _ in range(steps):
+        batch = np.array(list(itertools.islice(order, _BATCH)))
+        batch = batch[np.argsort(annotations.image[batch], kind="stable")]
+        boxes, images = annotations.boxes[batch], annotations.image[batch]
+        windows = torch.from_numpy(windows_around(boxes, rng))
+        crops = []
+        for image in np.unique(images):
+            picture = as_tensor(model, annotations.read_picture(int(image), input_format))
+            crops.append(_crop(picture, windows[images == image]))
+            tick(next(pictures))
+        mirrored = torch.from_numpy(rng.random(len(batch)) < 0.5).to(model.device)
+        classes = torch.from_numpy(annotations.classes[batch]).to(model.device)
+        log_probs = localiser(_mirror_some(torch.cat(crops), mirrored), classes)
+        left, top, right, bottom = places_in(torch.from_numpy(boxes), windows).to(log_probs).T
+        across = torch.stack([1 - right, top, 1 - left, bottom], dim=1)
+        upright = torch.stack([left, top, right, bottom], dim=1)
+        target = _blurred(torch.where(mirrored[:, None], across, upright))
+        loss = -(target * log_probs).sum(dim=-1).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return localiser
+
+
+def places_in(boxes: Tensor, windows: Tensor) -> Tensor:
+    """(..., 4): the sides of boxes (..., 4) in windows (..., 4), from 0 to 1 where in there."""
+    corners, sizes = windows[..., :2], windows[..., 2:] - windows[..., :2]
+    return (boxes - torch.cat([corners, corners], dim=-1)) / torch.cat([sizes, sizes], dim=-1)
+
+
+def interpolate(values: Tensor, at: Tensor) -> Tensor:
+    """(..., n): values (..., B), of which the first is at 0 and the next at 1, at n places each,
+    (..., n), linearly between them; beyond the ends as there."""
+    last = values.shape[-1] - 1
+    at = at.clamp(0, last)
+    lower = at.floor().long().clamp(max=last - 1)
+    below, above = values.gather(-1, lower), values.gather(-1, lower + 1)
+    return below + (above - below) * (at - lower)
+
+
+def _endless(annotations: Annotations, rows: np.ndarray, rng: np.random.Generator) -> Iterator[int]:
+    """The rows again and again, those of a picture together, in ever another order."""
+    of_pictures = split(annotations.image[rows], len(annotations.images))
+    of_pictures = [rows[of_picture] for of_picture in of_pictures if len(of_picture)]
+    while True:
+        for i in rng.permutation(len(of_pictures)):
+            yield from of_pictures[i]
+
+
+def _mirror_some(crops: Tensor, mirrored: Tensor) -> Tensor:
+    return torch.where(mirrored[:, None, None, None], crops.flip(-1), crops)
+
+
+def _blurred(places: Tensor) -> Tensor:
+    """(n, 4, B) distributions over the bins around places (n, 4)."""
+    middles = (torch.arange(_BINS, device=places.device) + 0.5) / _BINS
+    return (-0.5 * ((middles - places[..., None]) * _BINS / _BLUR) ** 2).softmax(dim=-1)

@@ -1,0 +1,241 @@
+"""What localisers learn from annotated boxes, and what they make of others."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+from swn_d2.audit import localiser as localiser_module
+from swn_d2.audit import placements as placements_module
+from swn_d2.audit.annotations import Annotations
+from swn_d2.audit.appearance import as_tensor, bottom_up
+from swn_d2.audit.localiser import Localiser, interpolate, places_in, windows_around
+from swn_d2.audit.misplaced_boxes import find_unexpected_boxes
+from swn_d2.audit.placements import gather_placements, judge_placements, rate
+from swn_d2.errors import UserError
+from tests.tiny import tiny_config, tiny_model
+
+from .synthetic import SIZE, annotations
+
+NUM_PICTURES, PER_PICTURE = 40, 4
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small():
+    """Smaller crops and fewer of them than a photograph takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(localiser_module, "_SIDE", 64)
+        patch.setattr(localiser_module, "_EPOCHS", 8)
+        yield
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """Bright rectangles on noise, of which three in ten are annotated with sides that are moved;
+    (N, 4) where they are, and (N,) which of them these are."""
+    folder, rng = tmp_path_factory.mktemp("scenes"), np.random.default_rng(0)
+    true = []
+    for i in range(NUM_PICTURES):
+        pixels = rng.integers(40, 120, (SIZE, SIZE, 3)).astype(np.uint8)
+        for j in range(PER_PICTURE):
+            x, y = np.array([j % 2, j // 2]) * SIZE // 2 + rng.integers(15, 30, 2)
+            width, height = rng.integers(30, 65, 2)
+            pixels[y : y + height, x : x + width] += 120
+            true.append((x, y, x + width, y + height))
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    true, wrong = np.array(true, np.float32), rng.random(len(true)) < 0.3
+    sizes = np.tile(true[:, 2:] - true[:, :2], 2)
+    boxes = true + rng.uniform(-0.25, 0.25, sizes.shape) * sizes * wrong[:, None]
+    image, classes = np.arange(len(true)) // PER_PICTURE, np.arange(len(true)) % 2
+    found = annotations(boxes, classes, image=image)
+    return Annotations(found.file, folder, found.content), true, wrong
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model(tiny_config("MODEL.BACKBONE.FREEZE_AT", 2)).eval()
+
+
+@pytest.fixture(scope="module")
+def placements(scenes, model):
+    return gather_placements(model, scenes[0], "BGR")
+
+
+def test_moved_sides_are_found(scenes, placements):
+    data, true, wrong = scenes
+    own, *of_decoys = placements.contrasts.sum(axis=-1).T
+    assert roc_auc_score(wrong, -own) > 0.9 and own.mean() > np.mean(of_decoys) + 1
+    before, after = (np.abs(boxes - true)[wrong] for boxes in (data.boxes, placements.located))
+    assert after.mean() < 0.6 * before.mean()
+    found = find_unexpected_boxes(placements, data.image)
+    assert roc_auc_score(wrong, found.suspicion) > 0.9
+    assert 0.5 * wrong.mean() < found.share.value < 1.5 * wrong.mean()
+    assert found.suggestion is placements.located
+
+
+def test_nothing_else_changes_and_twice_is_the_same(scenes, model, monkeypatch):
+    monkeypatch.setattr(localiser_module, "_EPOCHS", 1)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    ticks = []
+    first = gather_placements(model, scenes[0], "BGR", tick=ticks.append)
+    assert torch.get_rng_state().equal(torch_state)
+    assert (np.random.get_state()[1] == numpy_state).all()
+    assert all(model.state_dict()[key].equal(value) for key, value in before.items())
+    assert not model.training and ticks[-NUM_PICTURES:] == list(range(1, NUM_PICTURES + 1))
+    torch.rand(3)
+    second = gather_placements(model, scenes[0], "BGR")
+    assert (first.contrasts == second.contrasts).all()
+    assert (first.located == second.located).all()
+
+
+def test_no_localiser_judges_what_it_has_learned_from(scenes, model, monkeypatch):
+    data, learned, judged = scenes[0], {}, []
+    train = placements_module.train_localiser
+
+    def note_learned(model, annotations, rows, *args, **kwargs):
+        localiser = train(model, annotations, rows, *args, **kwargs)
+        learned[localiser] = set(annotations.image[rows])
+        return localiser
+
+    def note_judged(localiser, picture, placed, *rest):
+        image = int(data.image[(data.boxes == placed[0, 0]).all(axis=1)][0])
+        judged.append((localiser, image))
+        return judge_placements(localiser, picture, placed, *rest)
+
+    monkeypatch.setattr(localiser_module, "_MOST_CROPS", 1)
+    monkeypatch.setattr(placements_module, "train_localiser", note_learned)
+    monkeypatch.setattr(placements_module, "judge_placements", note_judged)
+    gather_placements(model, data, "BGR")
+    assert len(learned) > 1 and {image for _, image in judged} == set(range(NUM_PICTURES))
+    assert all(image not in learned[localiser] for localiser, image in judged)
+
+
+def test_the_backbone_learns_as_far_as_the_config_lets_it(scenes, model, monkeypatch):
+    monkeypatch.setattr(localiser_module, "_MOST_CROPS", 64)
+    rows = np.arange(len(scenes[0].ids))
+    localiser = localiser_module.train_localiser(model, scenes[0], rows, "BGR", seed=0)
+    old, new = bottom_up(model).state_dict(), localiser.backbone.state_dict()
+    changed = {key for key in old if not old[key].equal(new[key])}
+    trainable = {key for key, p in bottom_up(model).named_parameters() if p.requires_grad}
+    # Its last map's may be without a gradient for a while, but no statistics and nothing frozen.
+    assert changed and changed <= trainable and not any(key.startswith("stem") for key in changed)
+
+
+def test_the_number_of_crops_is_bounded(scenes, model, monkeypatch):
+    monkeypatch.setattr(localiser_module, "_MOST_CROPS", 64)
+    forward, seen = Localiser.forward, []
+
+    def note(localiser, crops, classes):
+        seen.append(len(crops))
+        return forward(localiser, crops, classes)
+
+    monkeypatch.setattr(Localiser, "forward", note)
+    localiser_module.train_localiser(model, scenes[0], np.arange(100), "BGR", seed=0)
+    assert sum(seen) == 64
+
+
+def test_a_decoy_is_rated_as_an_annotation_would_be(scenes, model):
+    data = scenes[0]
+    localiser = Localiser(bottom_up(model), 2)
+    picture = as_tensor(model, data.read_picture(0, "BGR"))
+    placed = np.repeat(data.boxes[:2, None], 4, axis=1)
+    placed[:, 1] += 3
+    placed[:, 3] += (-4, 2, 6, 5)
+    contrasts, located = judge_placements(
+        localiser, picture, placed, data.classes[:2], np.random.default_rng(0)
+    )
+    assert contrasts.shape == (2, 4, 4) and located.shape == (2, 4)
+    np.testing.assert_array_equal(contrasts[:, 0], contrasts[:, 2])  # the same box
+    assert (contrasts[:, 0] != contrasts[:, 1]).all()
+
+
+def test_contrasts_of_distributions_that_are_known():
+    box, other = np.array([20, 30, 70, 110], np.float32), np.array([24, 26, 66, 120], np.float32)
+    windows = torch.tensor([[[0.0, 0, 100, 160], [-10, 5, 95, 150]]])
+    middles = (torch.arange(64) + 0.5) / 64
+    peaks = torch.tensor([22.0, 28, 68, 113])
+    sizes = (windows[0, :, 2:] - windows[0, :, :2]).repeat(1, 2)
+    places = (peaks - windows[0, :, :2].repeat(1, 2)) / sizes
+    spread = 8 / sizes  # of normal distributions, in widths of the window
+    log_probs = (-(((middles - places[..., None]) / spread[..., None]) ** 2) / 2).log_softmax(-1)
+    for pair in ((box, other), (other, box)):  # each as the annotated one and as the decoy
+        contrasts, located = rate(torch.tensor(np.stack(pair)[None]), windows, log_probs[None])
+        annotated, normal = torch.from_numpy(pair[0]), torch.distributions.Normal(peaks, 8.0)
+        reach = 0.2 * (annotated[2:] - annotated[:2]).repeat(2)
+        half = (normal.cdf(annotated - reach) + normal.cdf(annotated + reach)) / 2
+        torch.testing.assert_close(located[0], normal.icdf(half), rtol=0, atol=0.9)
+        for rated, of_box in zip(contrasts[0], map(torch.from_numpy, pair), strict=True):
+            width = (of_box[2:] - of_box[:2]).repeat(2)
+            reach = 0.2 * width
+            mean = (normal.cdf(of_box + reach) - normal.cdf(of_box - reach)) / (2 * reach)
+            floor = 0.05 / (torch.from_numpy(pair[0][2:] - pair[0][:2])).repeat(2)
+            expected = ((normal.log_prob(of_box).exp() + floor) / (mean + floor)).log()
+            torch.testing.assert_close(rated, expected, rtol=0, atol=0.03)
+
+
+def test_a_mirror_image_is_told_as_it_is(scenes, model):
+    localiser = Localiser(bottom_up(model), 2)
+    picture = as_tensor(model, scenes[0].read_picture(0, "BGR"))
+    width = picture.shape[-1]
+    window = torch.tensor([[20.0, 30.0, 90.0, 150.0]])
+    other = torch.tensor([[width - 90.0, 30.0, width - 20.0, 150.0]])
+    one = torch.zeros(1, dtype=torch.long)
+    shown = localiser.look(picture, window, one, torch.tensor([True]))[0]
+    plain = localiser.look(picture.flip(-1), other, one, torch.tensor([False]))[0]
+    for side, as_other in ((0, 2), (2, 0)):
+        torch.testing.assert_close(shown[side], plain[as_other].flip(-1), rtol=1e-3, atol=1e-3)
+    for side in (1, 3):
+        torch.testing.assert_close(shown[side], plain[side], rtol=1e-3, atol=1e-3)
+
+
+def test_windows_have_the_box_somewhere_in_them():
+    boxes = np.tile(np.array([[10, 20, 110, 60], [50, 50, 50, 50]], np.float32), (500, 1))
+    windows = windows_around(boxes, np.random.default_rng(0))
+    places = places_in(torch.from_numpy(boxes), torch.from_numpy(windows)).numpy()
+    assert 0 < places.min() and places.max() < 1
+    left, _, right, _ = places[::2].T
+    for of_edge in (left, 1 - right):  # everywhere alike
+        numbers, _ = np.histogram(of_edge, bins=np.linspace(0.04, 0.42, 6))
+        assert numbers.sum() == 500 and numbers.min() > 70
+    assert abs(np.corrcoef(left, right)[0, 1]) < 0.15
+    width, height = np.median(windows[::2, 2:] - windows[::2, :2], axis=0)
+    assert height / width == pytest.approx(0.5, abs=0.05)  # of a box that is 0.4 times as high
+
+
+def test_between_values():
+    values = torch.tensor([[1.0, 3.0, 2.0]])
+    at = torch.tensor([[-1.0, 0.0, 0.5, 1.25, 2.0, 9.0]])
+    expected = torch.tensor([[1.0, 1.0, 2.0, 2.75, 2.0, 2.0]])
+    torch.testing.assert_close(interpolate(values, at), expected)
+
+
+def test_decoys_are_in_the_picture(scenes, model, monkeypatch):
+    monkeypatch.setattr(localiser_module, "_MOST_CROPS", 1)
+    content = scenes[0].content
+    rows = [{**a, "bbox": [0, 20, SIZE, 60]} for a in content["annotations"]]
+    data = Annotations(scenes[0].file, scenes[0].image_root, {**content, "annotations": rows})
+    placed = gather_placements(model, data, "BGR").placed
+    assert (placed[:, 0] == data.boxes).all()
+    xs = placed[:, 1:, 0::2]
+    assert xs.min() == 0 and xs.max() == SIZE and 0 < (xs % SIZE > 0).mean() < 0.7
+
+
+def test_a_single_picture_says_nothing(scenes, model):
+    content = scenes[0].content
+    rows = [a for a in content["annotations"] if a["image_id"] == 0]
+    data = Annotations(scenes[0].file, scenes[0].image_root, {**content, "annotations": rows})
+    result = gather_placements(model, data, "BGR")
+    assert not result.contrasts.any() and (result.located == data.boxes).all()
+    assert not find_unexpected_boxes(result, data.image).suspicion.any()
+
+
+def test_a_training_that_diverges(scenes, monkeypatch):
+    monkeypatch.setattr(localiser_module, "_MOST_CROPS", 1)
+    model = tiny_model(tiny_config()).eval()
+    with torch.no_grad():
+        for parameter in bottom_up(model).parameters():
+            parameter.fill_(torch.nan)
+    with pytest.raises(UserError, match="not finite .* leave --boxes out"):
+        gather_placements(model, scenes[0], "BGR")
