@@ -112,7 +112,7 @@ def gather_samples(
     label_loss = classification.label_loss() * cls_loss_weight
     losses = replace(
         losses,
-        cls=given.sample * (losses.cls - (1 - given.label) * label_loss),
-        box=(given.sample * given.box)[:, None] * losses.box,
+        cls=losses.cls - (1 - given.label) * label_loss,
+        box=losses.box * given.box[:, None],
     )
-    return losses, statistics
+    return losses.scaled(given.sample), statistics

@@ -59,6 +59,15 @@ class SampleLosses:
             reduced[task] = loss.sum() / self.normalizers[task]
         return reduced
 
+    def scaled(self, factor: Tensor) -> "SampleLosses":
+        """A copy whose losses are multiplied by ``factor`` (R,), a weight from the data."""
+        return replace(
+            self,
+            cls=self.cls * factor,
+            box=self.box * factor[:, None],
+            mask=None if self.mask is None else self.mask * factor,
+        )
+
 
 @dataclass
 class SampleStatistics:

@@ -168,7 +168,7 @@ def test_who_learns_by_its_weights_goes_on_to(control):
             variance = torch.linspace(-1, 1, 32).view(8, 4).requires_grad_()
             statistics.details = {
                 "log_variance": lambda variance=variance: variance,
-                "given_weight": lambda: torch.ones(8),
+                "given_box_weight": lambda: torch.ones(8),
             }
             opts = [
                 *("MODEL.SAMPLE_WEIGHTER.NAME", name, "MODEL.SAMPLE_WEIGHTER.CONTROL", which),
