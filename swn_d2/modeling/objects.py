@@ -1,34 +1,15 @@
 """Which object a positive sample belongs to, and what the data say that it counts."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from detectron2.structures import Instances
 from torch import Tensor
 
 from ..errors import UserError
+from ..weighting import GivenWeights
 
-__all__ = ["GivenWeights", "class_weights_tensor", "match_objects", "object_weights"]
-
-
-class GivenWeights(NamedTuple):
-    """What the data say that G objects, or R samples, count; each (G,) or (R,).
-
-    Attributes:
-        sample: in all losses.
-        label: in the part of the classification that asks which class an object has.
-        box: in the box loss.
-    """
-
-    sample: Tensor
-    label: Tensor
-    box: Tensor
-
-    def of_samples(self, objects: Tensor) -> "GivenWeights":
-        """Those of R samples, of which ``objects`` (R,) are the objects, -1 for negatives."""
-        # One more, which the -1 picks.
-        return GivenWeights(*(torch.cat([w, w.new_ones(1)])[objects] for w in self))
+__all__ = ["class_weights_tensor", "match_objects", "object_weights"]
 
 
 def match_objects(
@@ -66,17 +47,25 @@ def object_weights(targets: Sequence[Instances], class_weights: Tensor) -> Given
     Returns:
         Those of G objects, or None if neither the data nor the config give any.
     """
-    fields = [f"gt_{name}_weight" for name in GivenWeights._fields]
-    if not len(class_weights) and not any(t.has(field) for t in targets for field in fields):
-        return None
-    ones = [torch.ones_like(t.gt_classes, dtype=torch.float32) for t in targets]
-    sample, label, box = (
-        torch.cat([t.get(field) if t.has(field) else o for t, o in zip(targets, ones, strict=True)])
-        for field in fields
-    )
+    sample, label, box = (_given(targets, f"gt_{name}_weight") for name in GivenWeights._fields)
     if len(class_weights):
-        sample = sample * class_weights[torch.cat([t.gt_classes for t in targets])]
+        of_classes = class_weights[torch.cat([t.gt_classes for t in targets])]
+        sample = of_classes if sample is None else sample * of_classes
+    if sample is label is box is None:
+        return None
     return GivenWeights(sample, label, box)
+
+
+def _given(targets: Sequence[Instances], field: str) -> Tensor | None:
+    """(G,) float32, 1 in images without the field; None if none has it."""
+    if not any(t.has(field) for t in targets):
+        return None
+    return torch.cat(
+        [
+            t.get(field) if t.has(field) else torch.ones_like(t.gt_classes, dtype=torch.float32)
+            for t in targets
+        ]
+    )
 
 
 def class_weights_tensor(class_weights: Sequence[float], num_classes: int) -> Tensor:

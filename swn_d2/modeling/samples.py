@@ -1,7 +1,6 @@
 """What all of Detectron2's detectors have in common on the way to losses and statistics."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 import torch
 from detectron2.modeling import RetinaNet
@@ -55,10 +54,6 @@ def gather_samples(
         class_weights: (K,) what positives of each class count, or (0,).
         details: what the detector adds to :meth:`SampleStatistics.detail`.
         cls_loss_weight, box_loss_weight: the detector's own factors of its losses.
-
-    Returns:
-        The losses contain the weights that the data give the samples, the statistics do not: a
-        weighter judges samples by what the detector makes of them.
     """
     fg_box_loss = unreduced_box_loss(
         fg_deltas,
@@ -94,9 +89,7 @@ def gather_samples(
         of_objects = object_weights(targets, class_weights)
         if of_objects is not None:
             given = of_objects.of_samples(objects())
-            details["given_weight"] = lambda: given.sample
-            details["given_box_weight"] = lambda: given.sample * given.box
-    losses, statistics = weighting.gather_samples(
+    return weighting.gather_samples(
         classification,
         fg_box_loss=fg_box_loss,
         fg_iou=fg_iou,
@@ -105,14 +98,5 @@ def gather_samples(
         cls_factor=cls_loss_weight,
         box_factor=box_loss_weight,
         details=details,
+        given=given,
     )
-    if given is None:
-        return losses, statistics
-    # What a wrong class says of an object is wrong, that there is an object and where is not.
-    label_loss = classification.label_loss() * cls_loss_weight
-    losses = replace(
-        losses,
-        cls=losses.cls - (1 - given.label) * label_loss,
-        box=losses.box * given.box[:, None],
-    )
-    return losses.scaled(given.sample), statistics

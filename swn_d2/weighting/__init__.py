@@ -22,7 +22,7 @@ from .check_adapter import check_adapter
 from .memory import ObjectMemory
 from .network import SampleWeightingNetwork
 from .optimizer import JointOptimizer, join_adam, sample_weighter_parameters
-from .statistics import TASKS, SampleLosses, SampleStatistics, SampleWeights
+from .statistics import TASKS, GivenWeights, SampleLosses, SampleStatistics, SampleWeights
 from .swn import SWN
 from .weighters import (
     SAMPLE_WEIGHTER_REGISTRY,
@@ -36,6 +36,7 @@ __all__ = [
     "SWN",
     "TASKS",
     "Classification",
+    "GivenWeights",
     "IterationCounter",
     "JointOptimizer",
     "ObjectMemory",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .objective import group_mean, group_std
-from .statistics import TASKS, SampleLosses, SampleStatistics, SampleWeights
+from .statistics import TASKS, GivenWeights, SampleLosses, SampleStatistics, SampleWeights
 from .weighters import SampleWeighter
 
 __all__ = [
@@ -165,6 +165,7 @@ def gather_samples(
     cls_factor: float | Tensor = 1.0,
     box_factor: float | Tensor = 1.0,
     details: Mapping[str, Callable[[], Tensor]] | None = None,
+    given: GivenWeights | None = None,
 ) -> tuple[SampleLosses, SampleStatistics]:
     """The losses and statistics of R samples.
 
@@ -178,6 +179,11 @@ def gather_samples(
             sample, (R,) and (R, 1). They are part of the losses, so that a weighter sees what a
             sample really contributes.
         details: what the detector adds to :meth:`SampleStatistics.detail`.
+        given: what the data say that the samples count.
+
+    Returns:
+        The losses contain ``given``, the statistics do not: a weighter judges samples by what the
+        detector makes of them.
     """
     num_positives = len(classification.foreground)
     if fg_box_loss.dim() != 2 or len(fg_box_loss) != num_positives:
@@ -190,6 +196,11 @@ def gather_samples(
         box=classification.scatter(fg_box_loss) * box_factor,
         normalizers=dict(normalizers),
     )
+    given = given or GivenWeights()
+
+    def given_weight() -> Tensor:
+        return torch.ones_like(classification.loss) if given.sample is None else given.sample
+
     of_classes = dict(classification.details)
     class_probs = of_classes.pop("class_probs")
     statistics = SampleStatistics.of(
@@ -202,12 +213,22 @@ def gather_samples(
         details={
             "gt_class": lambda: classification.gt_classes,
             "pred_score": lambda: class_probs().amax(dim=1),
-            "given_weight": lambda: torch.ones_like(losses.cls),
-            "given_box_weight": lambda: torch.ones_like(losses.cls),
+            "given_weight": given_weight,
+            "given_box_weight": lambda: (
+                given_weight() if given.box is None else given_weight() * given.box
+            ),
             **of_classes,
             **(details or {}),
         },
     )
+    if given.label is not None:
+        # Where a class is wrong, there is an object all the same.
+        wrong = (1 - given.label) * classification.label_loss() * cls_factor
+        losses = replace(losses, cls=losses.cls - wrong)
+    if given.box is not None:
+        losses = replace(losses, box=losses.box * given.box[:, None])
+    if given.sample is not None:
+        losses = losses.scaled(given.sample)
     return losses, statistics
 
 

@@ -6,13 +6,14 @@ batch on one device; ``D`` columns of the box loss: 4 for a loss per coordinate,
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import UserError
 
-__all__ = ["TASKS", "SampleLosses", "SampleStatistics", "SampleWeights"]
+__all__ = ["TASKS", "GivenWeights", "SampleLosses", "SampleStatistics", "SampleWeights"]
 
 #: The losses of a detector that samples are weighted in.
 TASKS = ("cls", "box", "mask")
@@ -66,6 +67,27 @@ class SampleLosses:
             cls=self.cls * factor,
             box=self.box * factor[:, None],
             mask=None if self.mask is None else self.mask * factor,
+        )
+
+
+class GivenWeights(NamedTuple):
+    """What the data say that G objects, or R samples, count: (G,) or (R,), None for 1 throughout.
+
+    Attributes:
+        sample: in all losses.
+        label: in the part of the classification that asks which class an object has.
+        box: in the box loss.
+    """
+
+    sample: Tensor | None = None
+    label: Tensor | None = None
+    box: Tensor | None = None
+
+    def of_samples(self, objects: Tensor) -> "GivenWeights":
+        """Those of R samples, of which ``objects`` (R,) are the objects, -1 for negatives."""
+        # One more, which the -1 picks.
+        return GivenWeights(
+            *(None if w is None else torch.cat([w, w.new_ones(1)])[objects] for w in self)
         )
 
 
