@@ -125,6 +125,20 @@ def test_weights_of_a_part_of_the_loss(detector, weighter):
         torch.testing.assert_close(step.loss("cls", stage), expected)
 
 
+def test_both_terms_of_kl_loss_have_the_box_weight():
+    opts = ("MODEL.ROI_BOX_HEAD.LOG_VARIANCE", True)
+    steps = []
+    for weight in (1.0, 2.0):
+        inputs = batch()
+        for x in inputs:
+            x["instances"].gt_box_weight = torch.full((len(x["instances"]),), weight)
+        steps.append(Step("faster_rcnn", inputs, *opts, weighter="KLLoss"))
+    once, twice = (step.losses for step in steps)
+    for name in ("loss_box_reg", "loss_kl"):
+        assert once[name] != 0
+        torch.testing.assert_close(twice[name], 2 * once[name])
+
+
 def test_a_label_weight_of_0_teaches_that_there_is_an_object_but_not_which():
     inputs = batch()
     for x in inputs:
