@@ -2,6 +2,7 @@
 """Find the wrong annotations of the data set that a detector was trained on. See docs/audit.md."""
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
@@ -21,17 +22,22 @@ with user_errors_exit():
     require_matplotlib()
     require_scikit_learn()
 
+from detectron2.config import CfgNode
+
 from swn_d2.analysis.predictions import load_run_config
+from swn_d2.audit.annotations import Annotations
 from swn_d2.audit.audit import (
     KINDS,
+    Audit,
     audit_before_training,
     audit_run,
     training_annotations,
 )
+from swn_d2.audit.earlier import find_audit, made_of
 from swn_d2.audit.files import AUDITED, corrected_json, to_csv, to_json, weighted_json
 from swn_d2.audit.page import write_page
 from swn_d2.config import load_config
-from swn_d2.files import check_outputs, read_json, write_text
+from swn_d2.files import check_outputs, read_json, write_new, write_text
 from swn_d2.own import add_own_arguments, register_own
 
 _NAMES = ("audit.json", "audit.csv", "audit.html")
@@ -52,7 +58,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--output", type=Path, metavar="FOLDER", help="where to write (default: in the run's)"
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace the files of an earlier audit"
+        "--overwrite",
+        action="store_true",
+        help="audit again, and replace the files of an earlier audit; without it, one of the same "
+        "annotations, weights and options is taken as it is",
     )
     parser.add_argument("--weights", metavar="FILE", help="another checkpoint")
     parser.add_argument(
@@ -165,6 +174,43 @@ def show_progress(done: int) -> None:
         print(f"{done} pictures", end="\r", file=sys.stderr, flush=True)
 
 
+def judge(args: argparse.Namespace, cfg: CfgNode, annotations: Annotations, start: str) -> Audit:
+    """The audit that the options ask for. It takes minutes."""
+    if args.before_training:
+        return audit_before_training(cfg, annotations, localise=args.boxes, tick=show_progress)
+    return audit_run(cfg, annotations, start, localise=args.boxes, tick=show_progress)
+
+
+def print_expected(content: dict, number: int) -> None:
+    """Say how many of so many annotations are wrong, by the content of an ``audit.json``."""
+    print(f"{number:,} annotations. Expected to be wrong:")
+    for kind, e in content["expected"].items():
+        interval = f" ({e['low']:,.0f} to {e['high']:,.0f})" if e["low"] < e["high"] else ""
+        print(f"  {kind}: {e['value']:,.0f}{interval}")
+
+
+def write_annotations(args: argparse.Namespace, annotations: Annotations, content: dict) -> None:
+    """Write the annotation file again, by the content of an ``audit.json``."""
+    if args.relabel:
+        text = corrected_json(annotations, content)
+    else:
+        drop = None
+        if args.drop_share is not None:
+            drop = round(args.drop_share * len(annotations.ids))
+        elif args.drop_expected:
+            expected = content["expected"].items()
+            drop = round(sum(e["value"] for kind, e in expected if kind in KINDS))
+        text = weighted_json(annotations, content, drop=drop)
+    if args.overwrite:
+        write_text(args.write, text)
+    else:
+        was_there = os.path.exists(args.write)
+        write_new({args.write: text})
+        if was_there:
+            print(f"{args.write} is there already, just as it would be written: it is kept.")
+    print(f"{args.write}: the annotations to train on, with --register-coco.")
+
+
 def main() -> None:
     """Run the tool."""
     args = parse_args()
@@ -172,44 +218,37 @@ def main() -> None:
         check_args(args)
         register_own(args)
         weights = ["MODEL.WEIGHTS", args.weights] if args.weights else []
-        if args.before_training:
-            cfg = load_config(args.run, weights)
-        else:
-            cfg = load_run_config(args.run, weights)
+        load = load_config if args.before_training else load_run_config
+        cfg = load(args.run, weights)
         folder = args.output or Path(cfg.OUTPUT_DIR)
         files = [folder / name for name in _NAMES]
-        if args.write is not None:
-            files.append(args.write)
+        written = [] if args.write is None else [args.write]
         annotations = training_annotations(cfg, args.dataset)
-        check_outputs(annotations.file, files)
-        check_files(files, args.overwrite)
-        if args.write is not None:
-            check_written_here(args.write)
+        check_outputs(annotations.file, [*files, *written])
 
-        if args.before_training:
-            audit = audit_before_training(cfg, annotations, localise=args.boxes, tick=show_progress)
+        start = "" if args.before_training else start_weights(args.run)
+        options = {"boxes": args.boxes, "before_training": args.before_training}
+        now = made_of(cfg, annotations, start, **options)
+        content = None if args.overwrite else find_audit(files, annotations, now)
+        if content is None:
+            check_files([*files, *written], args.overwrite)
+            if args.write is not None:
+                check_written_here(args.write)
+            audit = judge(args, cfg, annotations, start)
+            name = Path(args.run).resolve().name
+            text = to_json(audit, run=name, made_of=now)
+            write_text(files[0], text)
+            write_text(files[1], to_csv(audit))
+            write_page(audit, files[2], name=name)
+            content = json.loads(text)
         else:
-            start = start_weights(args.run)
-            audit = audit_run(cfg, annotations, start, localise=args.boxes, tick=show_progress)
-        name = Path(args.run).resolve().name
-        write_text(files[0], to_json(audit, run=name))
-        write_text(files[1], to_csv(audit))
-        write_page(audit, files[2], name=name)
-        print(f"{len(audit.annotations.ids):,} annotations. Expected to be wrong:")
-        for kind, (value, low, high) in audit.expected.items():
-            interval = f" ({low:,.0f} to {high:,.0f})" if low < high else ""
-            print(f"  {kind}: {value:,.0f}{interval}")
+            print(
+                f"{files[0]} is an audit of the same annotations, weights and options: taken as "
+                "it is."
+            )
+        print_expected(content, len(annotations.ids))
         if args.write is not None:
-            if args.relabel:
-                content = corrected_json(audit)
-            else:
-                number = len(audit.annotations.ids)
-                drop = None if args.drop_share is None else round(args.drop_share * number)
-                if args.drop_expected:
-                    drop = round(sum(audit.expected[kind].value for kind in KINDS))
-                content = weighted_json(audit, drop=drop)
-            write_text(args.write, content)
-            print(f"{args.write}: the annotations to train on, with --register-coco.")
+            write_annotations(args, annotations, content)
     print(f"{files[2]}: open it in a browser.")
 
 

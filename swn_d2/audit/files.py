@@ -11,7 +11,9 @@ import numpy as np
 
 from ..data.sample_weights import BOX_WEIGHT, LABEL_WEIGHT, SAMPLE_WEIGHT
 from ..errors import UserError
+from .annotations import Annotations, to_xyxy
 from .audit import DUPLICATE, KINDS, MISPLACED_BOX, MISSING_OBJECT, WRONG_CLASS, Audit
+from .earlier import FORMAT, VERSION, check_audit
 
 __all__ = ["AUDITED", "corrected_json", "to_csv", "to_json", "weighted_json"]
 
@@ -21,6 +23,9 @@ AUDITED = "audited"
 #: For each of KINDS, which weight of an annotation goes with what it makes wrong: where a class is
 #: wrong, there is an object all the same, and it is where the box is.
 _WRONG_IN = (LABEL_WEIGHT, BOX_WEIGHT, SAMPLE_WEIGHT)
+
+#: How far rounding may have moved two probabilities of an ``audit.json`` towards each other.
+_ROUNDING = 1e-5
 
 _COLUMNS = (
     "id",
@@ -37,17 +42,23 @@ _COLUMNS = (
 )
 
 
-def to_json(audit: Audit, *, run: str) -> str:
-    """The text of ``audit.json``; docs/audit.md describes it."""
+def to_json(audit: Audit, *, run: str, made_of: Mapping[str, Any]) -> str:
+    """The text of ``audit.json``; docs/audit.md describes it.
+
+    Args:
+        run: the name of what has judged.
+        made_of: see :func:`.earlier.made_of`.
+    """
     expected = {
         kind: {name: round(value, 1) for name, value in zip(e._fields, e, strict=True)}
         for kind, e in audit.expected.items()
     }
     content = {
-        "format": "swn_d2 audit",
-        "version": 1,
+        "format": FORMAT,
+        "version": VERSION,
         "run": run,
         "annotation_file": audit.annotations.file.name,
+        "made_of": dict(made_of),
         "expected": expected,
         "annotations": _rows(audit),
         "missing": _missing_rows(audit),
@@ -73,69 +84,101 @@ def to_csv(audit: Audit) -> str:
     return stream.getvalue()
 
 
-def weighted_json(audit: Audit, *, drop: int | None = None) -> str:
+def weighted_json(annotations: Annotations, content: dict, *, drop: int | None = None) -> str:
     """The annotation file again, with what each annotation is to count: each kind of error takes
     the weight from what it makes wrong (:data:`_WRONG_IN`), and from nothing else.
 
     Args:
+        content: of the ``audit.json`` of these annotations.
         drop: if given, so many of the most suspicious lose all of that weight, and the others
             nothing; else each loses as much as it is likely to be wrong.
+
+    Raises:
+        UserError: see :func:`~.earlier.check_audit`.
     """
-    suspicions = audit.suspicions
+    examined = _examined(annotations, content)
+    suspicions = np.array(
+        [[row["suspicions"][kind] for kind in KINDS] for row in examined.values()]
+    ).reshape(-1, len(KINDS))
     if drop is not None:
+        dropped = np.argsort(-suspicions.max(axis=1), kind="stable")[:drop]
+        worst = suspicions[dropped].argmax(axis=1)
         suspicions = np.zeros_like(suspicions)
-        dropped = np.argsort(-audit.suspicion, kind="stable")[:drop]
-        suspicions[dropped, audit.suspicions[dropped].argmax(axis=1)] = 1
-    weights = dict(zip(audit.annotations.ids, 1 - suspicions, strict=True))
+        suspicions[dropped, worst] = 1
+    weights = dict(zip(examined, 1 - suspicions, strict=True))
     result = []
-    for a in audit.annotations.content["annotations"]:
+    for a in annotations.content["annotations"]:
         if a["id"] in weights:
             a = _reweighted(a, dict(zip(_WRONG_IN, weights[a["id"]], strict=True)))
         result.append(a)
-    return _with_annotations(audit, result)
+    return _with_annotations(annotations, result)
 
 
-def corrected_json(audit: Audit) -> str:
+def corrected_json(annotations: Annotations, content: dict) -> str:
     """The annotation file again, corrected: each object with its likeliest class, with another box
     where its own is more likely wrong than right, and with annotations for missing objects that
     are more likely there than not. A class counts as much as it is likely to be right, and so does
-    a box that is left as it is; duplicates do not count."""
-    annotations = audit.annotations
-    changed: dict[Any, dict] = {}
-    for i, id_ in enumerate(annotations.ids):
-        likeliest = audit.classes.probs[i].argmax()
-        annotation = {
-            **annotations.objects[i],
-            "category_id": annotations.category_ids[likeliest],
-        }
-        weights = {LABEL_WEIGHT: audit.classes.probs[i, likeliest]}
-        box = None
-        # A mask tells where its object is better than a box, and must fit it.
-        if audit.boxes.suspicion[i] > 0.5 and not annotation.get("segmentation"):
-            box = _inside(audit.boxes.suggestion[i], annotations.images[annotations.image[i]])
-        if box:
-            annotation |= {"bbox": box, "area": round(box[2] * box[3], 2)}
-        else:
-            weights[BOX_WEIGHT] = 1 - audit.boxes.suspicion[i]
-        if audit.duplicates[i]:
-            weights[SAMPLE_WEIGHT] = 0
-        changed[id_] = _reweighted(annotation, weights)
-    result = [changed.get(a["id"], a) for a in annotations.content["annotations"]]
+    a box that is left as it is; duplicates do not count.
+
+    Args:
+        content: of the ``audit.json`` of these annotations.
+
+    Raises:
+        UserError: see :func:`~.earlier.check_audit`, or :func:`_new_ids`.
+    """
+    examined = _examined(annotations, content)
+    images = {image["id"]: image for image in annotations.images}
+    result = []
+    for a in annotations.content["annotations"]:
+        if a["id"] in examined:
+            a = _corrected(a, examined[a["id"]], images[a["image_id"]])
+        result.append(a)
     new_ids = _new_ids(result)
-    for i in np.flatnonzero(audit.missing.suspicion > 0.5):
-        image = annotations.images[audit.missing.image[i]]
-        if box := _inside(audit.missing.boxes[i], image):
+    for row in content["missing"]:
+        box = _inside(row["bbox"], images[row["image_id"]])
+        if row["suspicion"] > 0.5 and box:
             result.append(
                 {
                     "id": next(new_ids),
-                    "image_id": image["id"],
-                    "category_id": annotations.category_ids[audit.missing.classes[i]],
+                    "image_id": row["image_id"],
+                    "category_id": row["category_id"],
                     "bbox": box,
                     "area": round(box[2] * box[3], 2),
                     "iscrowd": 0,
                 }
             )
-    return _with_annotations(audit, result)
+    return _with_annotations(annotations, result)
+
+
+def _corrected(annotation: dict, row: dict, image: dict) -> dict:
+    """An annotation as its row of an audit says that it should be."""
+    suspicions, likeliest = row["suspicions"], row["likeliest"]
+    weights = {LABEL_WEIGHT: 1 - suspicions[WRONG_CLASS]}
+    is_other = likeliest["category_id"] != annotation["category_id"]
+    # Where a person has said that the annotated class is right, it is the likelier one.
+    if is_other and likeliest["probability"] + _ROUNDING >= weights[LABEL_WEIGHT]:
+        annotation = {**annotation, "category_id": likeliest["category_id"]}
+        weights[LABEL_WEIGHT] = likeliest["probability"]
+    can_move = "bbox" in likeliest and suspicions[MISPLACED_BOX] > 0.5
+    # A mask tells where its object is better than a box, and must fit it.
+    if can_move and not annotation.get("segmentation"):
+        box = _inside(likeliest["bbox"], image)
+    else:
+        box = None
+    if box:
+        annotation = {**annotation, "bbox": box, "area": round(box[2] * box[3], 2)}
+    else:
+        weights[BOX_WEIGHT] = 1 - suspicions[MISPLACED_BOX]
+    if suspicions[DUPLICATE] > 0.5:
+        weights[SAMPLE_WEIGHT] = 0
+    return _reweighted(annotation, weights)
+
+
+def _examined(annotations: Annotations, content: dict) -> dict[Any, dict]:
+    """Id -> row of the audit, for the annotations that were examined, in their order."""
+    check_audit(content, annotations)
+    rows = {row["id"]: row for row in content["annotations"]}
+    return {id_: rows[id_] for id_ in annotations.ids}
 
 
 def _reweighted(annotation: dict, weights: Mapping[str, float]) -> dict:
@@ -155,7 +198,8 @@ def _rows(audit: Audit) -> list[dict[str, Any]]:
     index = {id_: i for i, id_ in enumerate(annotations.ids)}
     others = audit.classes.probs.copy()
     others[np.arange(len(others)), annotations.classes] = -1
-    suggestion = others.argmax(axis=1)
+    suggestion, likeliest = others.argmax(axis=1), audit.classes.probs.argmax(axis=1)
+    boxes_are_judged = audit.localised or not audit.before_training
     suspicions, suspicion = audit.suspicions, audit.suspicion
     rows = []
     for a in annotations.content["annotations"]:
@@ -173,7 +217,13 @@ def _rows(audit: Audit) -> list[dict[str, Any]]:
                 "kind": kind,
                 "suspicion": _probability(suspicion[i]),
                 "suspicions": dict(zip(KINDS, map(_probability, suspicions[i]), strict=True)),
+                "likeliest": {
+                    "category_id": annotations.category_ids[likeliest[i]],
+                    "probability": _probability(audit.classes.probs[i, likeliest[i]]),
+                },
             }
+            if boxes_are_judged:
+                row["likeliest"]["bbox"] = _to_xywh(audit.boxes.suggestion[i])
             if kind == WRONG_CLASS and len(annotations.category_ids) > 1:
                 row["suggested_category_id"] = annotations.category_ids[suggestion[i]]
             elif kind == MISPLACED_BOX:
@@ -198,10 +248,10 @@ def _missing_rows(audit: Audit) -> list[dict[str, Any]]:
     ]
 
 
-def _with_annotations(audit: Audit, annotations: list[dict]) -> str:
-    content = audit.annotations.content
+def _with_annotations(annotations: Annotations, changed: list[dict]) -> str:
+    content = annotations.content
     info = {**(content.get("info") or {}), AUDITED: True}
-    content = {**content, "info": info, "annotations": annotations}
+    content = {**content, "info": info, "annotations": changed}
     return json.dumps(content, separators=(",", ":"))
 
 
@@ -229,8 +279,8 @@ def _to_xywh(box: np.ndarray) -> list[float]:
     return [round(x0, 2), round(y0, 2), round(x1 - x0, 2), round(y1 - y0, 2)]
 
 
-def _inside(box: np.ndarray, image: dict) -> list[float] | None:
-    """x, y, width, height of what of a box is in its picture; None if that is nothing."""
+def _inside(bbox: list[float], image: dict) -> list[float] | None:
+    """What of a box is in its picture, both x, y, width, height; None if that is nothing."""
     limits = [image["width"], image["height"]] * 2
-    result = _to_xywh(np.clip(box, 0, limits))
+    result = _to_xywh(np.clip(to_xyxy([bbox])[0], 0, limits))
     return result if min(result[2:]) > 0 else None

@@ -13,10 +13,10 @@ from ..data.noise import JITTERED_BOX, KINDS, MISSING_OBJECT, NOISE, WRONG_CLASS
 from ..errors import UserError
 from ..files import read_json
 from .annotations import to_xyxy
+from .earlier import is_audit
 
 __all__ = ["Measured", "measure_annotations", "measure_missing", "read_audit"]
 
-_FORMAT = ("swn_d2 audit", 1)
 _FIRST = 100
 _FOUND = 0.5  # IoU
 #: What an audit's kinds are in the truth.
@@ -52,7 +52,7 @@ def read_audit(file: Path, truth: Path) -> tuple[dict, list[dict]]:
         UserError: a file can't be read, is of another kind, or they do not belong together.
     """
     audit, true = read_json(file), read_json(truth)
-    if not isinstance(audit, dict) or (audit.get("format"), audit.get("version")) != _FORMAT:
+    if not is_audit(audit):
         raise UserError(f"{file} is no audit of version 1; give the audit.json of tools/audit.py.")
     if not (
         _are_rows(audit, "annotations", _is_annotation) and _are_rows(audit, "missing", _is_box)

@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -52,8 +53,21 @@ def make_audit(**more):
     )
 
 
+def document(audit):
+    """What is in its audit.json."""
+    return json.loads(to_json(audit, run="my_run", made_of={"boxes": False}))
+
+
+def weighted(audit, **kwargs):
+    return weighted_json(audit.annotations, document(audit), **kwargs)
+
+
+def corrected(audit):
+    return corrected_json(audit.annotations, document(audit))
+
+
 def test_json():
-    content = json.loads(to_json(make_audit(), run="my_run"))
+    content = document(make_audit())
     assert (content["format"], content["version"]) == ("swn_d2 audit", 1)
     rows = content["annotations"]
     assert [row["id"] for row in rows] == [100, 101, 102, 103, 104, 105]
@@ -70,6 +84,13 @@ def test_json():
     assert rows[0]["suggested_category_id"] == 2 and rows[1]["suggested_category_id"] == 2
     assert rows[2]["suggested_bbox"] == [-5, 20, 35, 40]
     assert rows[4]["duplicate_of"] == 103
+    assert rows[1]["likeliest"] == {
+        "category_id": 1,
+        "probability": 0.4,
+        "bbox": [10.25, 10.25, 40, 50],
+    }
+    assert rows[0]["likeliest"]["category_id"] == 2
+    assert content["made_of"] == {"boxes": False}
     assert content["missing"] == [
         {"image_id": 0, "bbox": [150, 150, 40, 100], "category_id": 4, "suspicion": 0.8},
         {"image_id": 0, "bbox": [0, 0, 5, 5], "category_id": 2, "suspicion": 0.3},
@@ -77,6 +98,15 @@ def test_json():
     assert content["expected"]["wrong class"] == {"value": 1.5, "low": 1.0, "high": 2.0}
     assert content["expected"]["duplicate"]["value"] == 1
     assert content["expected"]["missing object"]["value"] == 1.1
+
+
+@pytest.mark.parametrize("before_training", [False, True])
+@pytest.mark.parametrize("localised", [False, True])
+def test_where_boxes_were_judged(before_training, localised):
+    how = {"before_training": before_training, "localised": localised}
+    rows = document(replace(make_audit(), **how))["annotations"]
+    knows = localised or not before_training
+    assert ["bbox" in row["likeliest"] for row in rows if row["kind"]] == [knows] * 5
 
 
 def test_csv():
@@ -96,14 +126,14 @@ def weights(text, key):
 
 def test_soft_weights():
     """Each kind of error takes the weight from what it makes wrong."""
-    text = weighted_json(make_audit())
+    text = weighted(make_audit())
     assert weights(text, "label_weight") == {100: 0.1, 101: 0.4}
     assert weights(text, "box_weight") == {102: 0.3}
     assert weights(text, "sample_weight") == {104: 0.0488}  # 1 - IoU
 
 
 def test_weights_multiply_those_that_the_data_had():
-    text = weighted_json(make_audit(sample_weight=0.5, label_weight=0.5))
+    text = weighted(make_audit(sample_weight=0.5, label_weight=0.5))
     assert weights(text, "label_weight") == {
         **{100: 0.05, 101: 0.2, 102: 0.5, 103: 0.5, 104: 0.5},
         105: 0.5,  # a crowd region
@@ -112,18 +142,18 @@ def test_weights_multiply_those_that_the_data_had():
 
 
 def test_dropped():
-    text = weighted_json(make_audit(), drop=3)
+    text = weighted(make_audit(), drop=3)
     assert weights(text, "label_weight") == {100: 0}
     assert weights(text, "box_weight") == {102: 0}
     assert weights(text, "sample_weight") == {104: 0}
     before = make_audit().annotations.content["annotations"]
-    assert json.loads(weighted_json(make_audit(), drop=0))["annotations"] == before
+    assert json.loads(weighted(make_audit(), drop=0))["annotations"] == before
 
 
 def test_relabelled(tmp_path):
     audit = make_audit()
     before = json.dumps(audit.annotations.content)
-    text = corrected_json(audit)
+    text = corrected(audit)
     assert json.dumps(audit.annotations.content) == before
     rows = {a["id"]: a for a in json.loads(text)["annotations"]}
     assert rows[100]["category_id"] == 2 and rows[101]["category_id"] == 1
@@ -141,7 +171,7 @@ def test_relabelled(tmp_path):
 
 def test_a_mask_is_not_moved():
     audit = make_audit(segmentation=[[20, 10, 60, 10, 60, 60]])
-    row = json.loads(corrected_json(audit))["annotations"][2]
+    row = json.loads(corrected(audit))["annotations"][2]
     assert row["bbox"] == [20, 10, 40, 50] and row["box_weight"] == 0.3
 
 
@@ -149,9 +179,68 @@ def test_ids_that_are_texts():
     audit = make_audit()
     for annotation in audit.annotations.content["annotations"]:
         annotation["id"] = str(annotation["id"])
+    audit = replace(audit, annotations=replace(audit.annotations))  # which has kept the numbers
     with pytest.raises(UserError, match="no numbers to count on from"):
-        corrected_json(audit)
-    assert json.loads(to_json(audit, run="x"))["annotations"][0]["id"] == "100"
+        corrected(audit)
+    assert document(audit)["annotations"][0]["id"] == "100"
+
+
+def edited(kind, **suspicions):
+    """A person has judged some annotations."""
+    content = document(make_audit())
+    rows = {str(row["id"]): row for row in content["annotations"]}
+    for id_, suspicion in suspicions.items():
+        rows[id_.lstrip("_")]["suspicions"][kind] = suspicion
+    return make_audit().annotations, content
+
+
+def test_a_person_knows_better_what_is_to_count():
+    text = weighted_json(*edited("wrong class", _100=0, _103=1))
+    assert weights(text, "label_weight") == {101: 0.4, 103: 0}
+    # The most suspicious of all, the duplicate and the badly placed box.
+    text = weighted_json(*edited("wrong class", _100=0, _103=1), drop=3)
+    assert weights(text, "label_weight") == {103: 0}
+    assert weights(text, "box_weight") == {102: 0}
+    assert weights(text, "sample_weight") == {104: 0}
+
+
+def test_a_person_knows_better_what_is_to_be_changed():
+    data, content = edited("wrong class", _100=0, _103=1)
+    rows = {a["id"]: a for a in json.loads(corrected_json(data, content))["annotations"]}
+    assert rows[100] == data.content["annotations"][0]  # the class is right
+    # Wrong, and nothing is known that would be likelier.
+    assert rows[103]["category_id"] == 1 and rows[103]["label_weight"] == 0
+    data, content = edited("misplaced box", _100=1, _102=0)
+    rows = {a["id"]: a for a in json.loads(corrected_json(data, content))["annotations"]}
+    assert rows[100]["bbox"] == [0.25, 10.25, 40, 50]
+    assert rows[102] == data.content["annotations"][2]
+    data, content = edited("duplicate", _104=0)
+    del content["missing"][0]
+    assert weights(corrected_json(data, content), "sample_weight") == {}
+    assert len(json.loads(corrected_json(data, content))["annotations"]) == 6
+
+
+def test_a_class_that_is_barely_likelier():
+    """Rounded, the two are alike; and 1 - 0.7 is more than 0.3."""
+    audit = make_audit()
+    probs = audit.classes.probs
+    probs[1] = [0.299999, 0.300001, 0.2, 0.2]
+    classes = WrongClasses(1 - probs[:, 0], probs, NOTHING)
+    row = json.loads(corrected(replace(audit, classes=classes)))["annotations"][1]
+    assert row["category_id"] == 2 and row["label_weight"] == 0.3
+
+
+def test_a_box_that_nobody_knows_better_does_not_count():
+    audit = replace(make_audit(), before_training=True)
+    row = json.loads(corrected(audit))["annotations"][2]
+    assert row["bbox"] == [20, 10, 40, 50] and row["box_weight"] == 0.3
+
+
+def test_nothing_is_written_of_another_file():
+    audit = make_audit()
+    for write in (weighted_json, corrected_json):
+        with pytest.raises(UserError, match="no audit"):
+            write(audit.annotations, {})
 
 
 def test_kinds():

@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -215,6 +216,94 @@ def test_nothing_is_overwritten(data, tmp_path, monkeypatch):
     fails(monkeypatch, run, data, "--write", run / "audit.csv", match="named for two outputs")
 
 
+@pytest.fixture
+def audited(data, tmp_path, monkeypatch, knowing):
+    """A run that has been audited, and its data, whose pictures are gone since."""
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    run = make_run(tmp_path)
+    run_tool(monkeypatch, run, copy)
+    for picture in copy.glob("*.png"):
+        picture.unlink()
+    return run, copy
+
+
+def files_in(folder):
+    return {file.name: file.read_bytes() for file in folder.glob("audit.*")}
+
+
+def test_what_is_decided_later(audited, tmp_path, monkeypatch, capsys):
+    run, data = audited
+    before = files_in(run)
+    new = tmp_path / "new.json"
+    run_tool(monkeypatch, run, data, "--write", new)
+    assert files_in(run) == before
+    first, *others = capsys.readouterr().out.splitlines()
+    assert re.search(r"audit\.json is an audit of the same annotations, .* taken as it is", first)
+    expected = json.loads(before["audit.json"])["expected"]
+    for (kind, estimate), line in zip(expected.items(), others[1:5], strict=True):
+        assert line.startswith(f"  {kind}: {estimate['value']:.0f}")
+    assert others[-1] == f"{run / 'audit.html'}: open it in a browser."
+    written = new.read_bytes()
+    weights = {a["id"]: a.get("label_weight", 1) for a in json.loads(written)["annotations"]}
+    rows = json.loads(before["audit.json"])["annotations"]
+    suspicions = {row["id"]: row["suspicions"]["wrong class"] for row in rows if row["kind"]}
+    assert any(suspicions.values())
+    for id_, suspicion in suspicions.items():
+        assert weights[id_] == pytest.approx(1 - suspicion, abs=1e-4)
+    # Once more, the same and another one.
+    run_tool(monkeypatch, run, data, "--write", new)
+    assert f"{new} is there already, just as it would be written" in capsys.readouterr().out
+    options = ["--write", new, "--relabel"]
+    fails(monkeypatch, run, data, *options, match=r"new\.json exists already; remove it")
+    assert new.read_bytes() == written and files_in(run) == before
+
+
+def test_a_list_that_a_person_has_changed(audited, tmp_path, monkeypatch):
+    run, data = audited
+    content = json.loads((run / "audit.json").read_text())
+    row = content["annotations"][0]
+    assert row["suspicion"] > 0.5
+    row["suspicions"] = dict.fromkeys(row["suspicions"], 0)
+    (run / "audit.json").write_text(json.dumps(content))
+    new = tmp_path / "new.json"
+    run_tool(monkeypatch, run, data, "--write", new, "--relabel")
+    given = json.loads((data / "train.json").read_text())["annotations"]
+    assert json.loads(new.read_text())["annotations"][0] == given[0]
+    for kind, value in (("wrong class", 2), ("misplaced box", 1), ("missing object", 9)):
+        content["expected"][kind]["value"] = value
+    (run / "audit.json").write_text(json.dumps(content))
+    run_tool(monkeypatch, run, data, "--write", tmp_path / "dropped.json", "--drop-expected")
+    dropped = json.loads((tmp_path / "dropped.json").read_text())["annotations"]
+    keys = ("label_weight", "box_weight", "sample_weight")
+    assert sum(a.get(key) == 0 for a in dropped for key in keys) == 3
+    row["suspicions"]["duplicate"] = 2
+    (run / "audit.json").write_text(json.dumps(content))
+    options = ["--write", tmp_path / "other.json"]
+    fails(monkeypatch, run, data, *options, match="has 2 as .* annotation 7; make it a number")
+    assert not (tmp_path / "other.json").exists()
+
+
+def test_an_audit_of_something_else(audited, tmp_path, monkeypatch):
+    run, data = audited
+    before = files_in(run)
+    differs = "exists already, and is an audit of something else, which differs in"
+    fails(monkeypatch, run, data, "--boxes", match=f"{differs} boxes;")
+    model = torch.load(run / "model_final.pth")
+    torch.save({**model, "more": 1}, tmp_path / "other.pth")
+    options = ["--weights", tmp_path / "other.pth"]
+    fails(monkeypatch, run, data, *options, match=f"{differs} weights;")
+    content = json.loads((data / "train.json").read_text())
+    content["annotations"][0]["bbox"][0] += 1
+    (data / "train.json").write_text(json.dumps(content))
+    options = ["--write", tmp_path / "new.json"]
+    fails(monkeypatch, run, data, *options, match=f"{differs} annotations; replace .* --overwrite")
+    assert files_in(run) == before and not (tmp_path / "new.json").exists()
+    # It is made anew, and not taken: it looks for the pictures.
+    fails(monkeypatch, run, data, "--overwrite", match=r"cannot read .*0\.png")
+    assert files_in(run) == before
+
+
 def test_where_nothing_can_be_written(data, tmp_path, monkeypatch):
     run = make_run(tmp_path)
     no_folder = data / "train.json"
@@ -350,6 +439,11 @@ def test_before_training(tmp_path, monkeypatch, capsys):
         a["category_id"] != b["category_id"] for a, b in zip(annotations, relabelled, strict=True)
     ]
     assert 10 < sum(changed) <= sum(is_suspicious) and is_suspicious[changed].all()
+    dropped = output / "dropped.json"  # by the same audit
+    options = ["--before-training", "--output", output, "--write", dropped, "--drop-expected"]
+    run_tool(monkeypatch, config, tmp_path, *options)
+    weights = [a.get("label_weight") for a in json.loads(dropped.read_text())["annotations"]]
+    assert weights.count(0) == round(audit["expected"]["wrong class"]["value"])
     for old, new in zip(annotations, relabelled, strict=True):
         assert 0.3 < new.pop("label_weight", 1) <= 1  # as likely as it is right
         assert old == {**new, "category_id": old["category_id"]}
@@ -399,6 +493,7 @@ def test_the_weights_that_a_training_started_from(data, tmp_path, monkeypatch, k
     monkeypatch.setattr(audit_module, "gather_appearance", note)
     run_tool(monkeypatch, run, data)
     weights.rename(tmp_path / "elsewhere.pth")
+    fails(monkeypatch, run, data, match="differs in start_weights;")
     run_tool(monkeypatch, run, data, "--overwrite")
     assert "is not there: the trained backbone looks at the objects" in capsys.readouterr().out
     start = torch.load(tmp_path / "elsewhere.pth")["model"]
