@@ -33,6 +33,7 @@ from swn_d2.audit.audit import (
     audit_run,
     training_annotations,
 )
+from swn_d2.audit.decisions import decided, read_decisions
 from swn_d2.audit.earlier import find_audit, made_of
 from swn_d2.audit.files import AUDITED, corrected_json, to_csv, to_json, weighted_json
 from swn_d2.audit.page import write_page
@@ -154,6 +155,15 @@ def check_written_here(file: Path) -> None:
         )
 
 
+def check_no_decisions(file: Path, decisions: list[dict[str, str]]) -> None:
+    """Raise a :class:`UserError` if a person's decisions would be lost."""
+    if decisions:
+        raise UserError(
+            f"{file} has {len(decisions)} decisions, which a new audit would overwrite; move it to "
+            "another folder, or write the new audit there with --output."
+        )
+
+
 def start_weights(run: str) -> str:
     """The file of pretrained weights that a training started from; empty if it is not there."""
     if not os.path.isdir(run):
@@ -230,7 +240,9 @@ def main() -> None:
         options = {"boxes": args.boxes, "before_training": args.before_training}
         now = made_of(cfg, annotations, start, **options)
         content = None if args.overwrite else find_audit(files, annotations, now)
+        decisions = read_decisions(files[1])
         if content is None:
+            check_no_decisions(files[1], decisions)
             check_files([*files, *written], args.overwrite)
             if args.write is not None:
                 check_written_here(args.write)
@@ -246,6 +258,9 @@ def main() -> None:
                 f"{files[0]} is an audit of the same annotations, weights and options: taken as "
                 "it is."
             )
+            content = decided(content, decisions)
+            if decisions:
+                print(f"Of its list, {len(decisions):,} are decided in {files[1]}.")
         print_expected(content, len(annotations.ids))
         if args.write is not None:
             write_annotations(args, annotations, content)

@@ -13,6 +13,7 @@ from ..data.sample_weights import BOX_WEIGHT, LABEL_WEIGHT, SAMPLE_WEIGHT
 from ..errors import UserError
 from .annotations import Annotations, to_xyxy
 from .audit import DUPLICATE, KINDS, MISPLACED_BOX, MISSING_OBJECT, WRONG_CLASS, Audit
+from .decisions import DECISION
 from .earlier import FORMAT, VERSION, check_audit
 
 __all__ = ["AUDITED", "corrected_json", "to_csv", "to_json", "weighted_json"]
@@ -39,6 +40,7 @@ _COLUMNS = (
     "bbox",
     "suggested_bbox",
     "duplicate_of",
+    DECISION,  # empty, for a person to fill in
 )
 
 
@@ -155,7 +157,6 @@ def _corrected(annotation: dict, row: dict, image: dict) -> dict:
     suspicions, likeliest = row["suspicions"], row["likeliest"]
     weights = {LABEL_WEIGHT: 1 - suspicions[WRONG_CLASS]}
     is_other = likeliest["category_id"] != annotation["category_id"]
-    # Where a person has said that the annotated class is right, it is the likelier one.
     if is_other and likeliest["probability"] + _ROUNDING >= weights[LABEL_WEIGHT]:
         annotation = {**annotation, "category_id": likeliest["category_id"]}
         weights[LABEL_WEIGHT] = likeliest["probability"]

@@ -44,6 +44,10 @@ _EXPLANATIONS = {
     "percentage is the probability that there is one.",
 }
 
+_DECIDE = (
+    "What you have looked at, you can decide: write keep, change or drop into the last column of "
+    "audit.csv, and tools/audit.py --write goes by it."
+)
 _BY_LOCALISER = (
     "Annotations whose box is as unlikely as boxes are that were jittered on purpose, to a "
     "localiser that has learned from other pictures where objects of the class have their sides. "
@@ -80,6 +84,7 @@ def write_page(audit: Audit, file: Path, *, name: str) -> None:
     head = (
         f'<p class="faint">Audit of annotations by {text(name)}</p>\n'
         f"<h1>{text(audit.annotations.file.name)}</h1>\n<p>{text(_summary(audit))}</p>"
+        f"<p>{text(_DECIDE)}</p>"
     )
     foot = f'<p class="faint">Written by swn_d2 {text(__version__)}.</p>'
     page.write(file, title, head, foot)

@@ -259,17 +259,28 @@ def test_what_is_decided_later(audited, tmp_path, monkeypatch, capsys):
     assert new.read_bytes() == written and files_in(run) == before
 
 
-def test_a_list_that_a_person_has_changed(audited, tmp_path, monkeypatch):
+def test_a_list_that_a_person_has_looked_at(audited, tmp_path, monkeypatch, capsys):
     run, data = audited
-    content = json.loads((run / "audit.json").read_text())
-    row = content["annotations"][0]
-    assert row["suspicion"] > 0.5
-    row["suspicions"] = dict.fromkeys(row["suspicions"], 0)
-    (run / "audit.json").write_text(json.dumps(content))
+    file = run / "audit.csv"
+    as_it_was = file.read_text()
+    header, first, *others = as_it_was.splitlines()
+    assert header.endswith(",decision") and first.startswith("7,1,") and first.endswith(",")
+    file.write_text("\n".join([header, first + "keep", *others]))
     new = tmp_path / "new.json"
     run_tool(monkeypatch, run, data, "--write", new, "--relabel")
+    assert f"Of its list, 1 are decided in {file}." in capsys.readouterr().out
     given = json.loads((data / "train.json").read_text())["annotations"]
     assert json.loads(new.read_text())["annotations"][0] == given[0]
+    # It is not lost.
+    fails(monkeypatch, run, data, "--overwrite", match=r"audit\.csv has 1 decisions, which a new")
+    (run / "audit.json").unlink()
+    fails(monkeypatch, run, data, match="but not the rest of an audit")
+    assert file.read_text() != as_it_was
+
+
+def test_expected_errors_that_are_dropped(audited, tmp_path, monkeypatch):
+    run, data = audited
+    content = json.loads((run / "audit.json").read_text())
     for kind, value in (("wrong class", 2), ("misplaced box", 1), ("missing object", 9)):
         content["expected"][kind]["value"] = value
     (run / "audit.json").write_text(json.dumps(content))
@@ -277,7 +288,7 @@ def test_a_list_that_a_person_has_changed(audited, tmp_path, monkeypatch):
     dropped = json.loads((tmp_path / "dropped.json").read_text())["annotations"]
     keys = ("label_weight", "box_weight", "sample_weight")
     assert sum(a.get(key) == 0 for a in dropped for key in keys) == 3
-    row["suspicions"]["duplicate"] = 2
+    content["annotations"][0]["suspicions"]["duplicate"] = 2
     (run / "audit.json").write_text(json.dumps(content))
     options = ["--write", tmp_path / "other.json"]
     fails(monkeypatch, run, data, *options, match="has 2 as .* annotation 7; make it a number")

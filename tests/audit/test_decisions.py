@@ -1,0 +1,124 @@
+import csv
+import io
+import json
+
+import pytest
+
+from swn_d2.audit.decisions import decided, read_decisions
+from swn_d2.audit.files import corrected_json, to_csv, weighted_json
+from swn_d2.errors import UserError
+
+from .test_files import document, make_audit
+
+AUDIT = make_audit()
+ANNOTATIONS = AUDIT.annotations.content["annotations"]
+
+
+def write(file, decisions, delimiter=",", encoding="utf-8"):
+    """The audit.csv, with a decision for some of its rows: by id, or for a missing object by its
+    place in the list."""
+    rows = list(csv.DictReader(io.StringIO(to_csv(AUDIT))))
+    missing = [row for row in rows if not row["id"]]
+    for row in rows:
+        row["decision"] = decisions.get(row["id"] or f"missing {missing.index(row)}", "")
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, rows[0], delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(rows)
+    file.write_bytes(stream.getvalue().encode(encoding))
+    return file
+
+
+def after(tmp_path, decisions):
+    """The weighted and the corrected annotations."""
+    before = document(AUDIT)
+    content = decided(before, read_decisions(write(tmp_path / "audit.csv", decisions)))
+    assert before == document(AUDIT)
+    texts = weighted_json(AUDIT.annotations, content), corrected_json(AUDIT.annotations, content)
+    return tuple(json.loads(text)["annotations"] for text in texts)
+
+
+def test_nothing_is_decided(tmp_path):
+    assert read_decisions(tmp_path / "audit.csv") == []
+    (tmp_path / "audit.csv").write_text("")
+    assert read_decisions(tmp_path / "audit.csv") == []
+    assert read_decisions(write(tmp_path / "audit.csv", {})) == []
+    (tmp_path / "audit.csv").write_text("id,kind\n100,wrong class\n")  # of an earlier version
+    assert read_decisions(tmp_path / "audit.csv") == []
+
+
+@pytest.mark.parametrize(
+    "delimiter, encoding", [(",", "utf-8"), (";", "utf-8-sig"), ("\t", "utf-8")]
+)
+def test_what_spreadsheets_write(delimiter, encoding, tmp_path):
+    file = write(
+        tmp_path / "audit.csv", {"102": " Keep ", "missing 1": "DROP"}, delimiter, encoding
+    )
+    rows = read_decisions(file)
+    assert [(row["id"], row["decision"]) for row in rows] == [("102", "keep"), ("", "drop")]
+    decided(document(AUDIT), rows)
+
+
+def test_keep(tmp_path):
+    decisions = dict.fromkeys(["100", "102", "104"], "keep")
+    for annotations in after(tmp_path, decisions):
+        for i in (0, 2, 4):
+            assert annotations[i] == ANNOTATIONS[i]
+        assert annotations[1]["label_weight"] == 0.4
+
+
+def test_keep_what_is_wrong_for_sure(tmp_path):
+    content = document(AUDIT)
+    row = content["annotations"][0]
+    row["suspicions"]["wrong class"] = row["likeliest"]["probability"] = 1.0
+    row["suspicions"]["misplaced box"] = 0.4
+    content = decided(content, read_decisions(write(tmp_path / "audit.csv", {"100": "keep"})))
+    corrected = json.loads(corrected_json(AUDIT.annotations, content))["annotations"]
+    assert corrected[0] == ANNOTATIONS[0]
+
+
+def test_change(tmp_path):
+    decisions = dict.fromkeys(["101", "102", "104"], "change")
+    weighted, corrected = after(tmp_path, decisions)
+    assert weighted[1] == {**ANNOTATIONS[1], "label_weight": 0}
+    assert weighted[2] == {**ANNOTATIONS[2], "box_weight": 0}
+    assert weighted[4] == {**ANNOTATIONS[4], "sample_weight": 0}
+    assert corrected[1] == {**ANNOTATIONS[1], "category_id": 2}
+    assert corrected[2] == {**ANNOTATIONS[2], "bbox": [0, 20, 30, 40], "area": 1200}
+    assert corrected[4] == {**ANNOTATIONS[4], "sample_weight": 0}
+
+
+def test_drop(tmp_path):
+    decisions = dict.fromkeys(["100", "101", "102", "104"], "drop")
+    for annotations in after(tmp_path, decisions):
+        assert annotations[0] == {**ANNOTATIONS[0], "label_weight": 0}
+        assert annotations[1] == {**ANNOTATIONS[1], "label_weight": 0}
+        assert annotations[2] == {**ANNOTATIONS[2], "box_weight": 0}
+        assert annotations[4] == {**ANNOTATIONS[4], "sample_weight": 0}
+
+
+@pytest.mark.parametrize("decision, boxes", [("keep", []), ("drop", []), ("change", [0, 1])])
+def test_missing_objects(decision, boxes, tmp_path):
+    _, corrected = after(tmp_path, {"missing 0": decision, "missing 1": decision})
+    both = [[150, 150, 40, 50], [0, 0, 5, 5]]  # as far as they are in the picture
+    assert [a["bbox"] for a in corrected[6:]] == [both[i] for i in boxes]
+
+
+def test_no_decision(tmp_path):
+    file = write(tmp_path / "audit.csv", {"101": "maybe"})
+    with pytest.raises(
+        UserError, match=r"audit\.csv, row 5: the decision is 'maybe'; make it keep"
+    ):
+        read_decisions(file)
+
+
+def test_about_nothing(tmp_path):
+    rows = read_decisions(write(tmp_path / "audit.csv", {"105": "keep"}))  # a crowd region
+    with pytest.raises(UserError, match="a decision about annotation 105 in picture 0"):
+        decided(document(AUDIT), rows)
+    rows = read_decisions(write(tmp_path / "audit.csv", {"missing 0": "change"}))
+    rows[0]["bbox"] = "1 2 3 4"
+    with pytest.raises(UserError, match=r"about annotation \(missing\) in picture 0"):
+        decided(document(AUDIT), rows)
+    with pytest.raises(UserError, match=r"which audit\.json does not have"):
+        decided(document(AUDIT), [{"decision": "keep"}])
