@@ -2,7 +2,6 @@
 """Find the wrong annotations of the data set that a detector was trained on. See docs/audit.md."""
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
@@ -61,8 +60,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="audit again, and replace the files of an earlier audit; without it, one of the same "
-        "annotations, weights and options is taken as it is",
+        help="audit again, and replace the files of an earlier audit, and that of --write; without "
+        "it, an audit of the same annotations, weights and options is taken as it is",
     )
     parser.add_argument("--weights", metavar="FILE", help="another checkpoint")
     parser.add_argument(
@@ -84,7 +83,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=Path,
         metavar="FILE",
         help="write the annotation file again, with weights for the class and the box of each "
-        "annotation: the probability that they are right",
+        "annotation: the probability that they are right, or what the column decision of audit.csv "
+        "says",
     )
     how = parser.add_mutually_exclusive_group()
     how.add_argument(
@@ -159,8 +159,8 @@ def check_no_decisions(file: Path, decisions: list[dict[str, str]]) -> None:
     """Raise a :class:`UserError` if a person's decisions would be lost."""
     if decisions:
         raise UserError(
-            f"{file} has {len(decisions)} decisions, which a new audit would overwrite; move it to "
-            "another folder, or write the new audit there with --output."
+            f"{file} has decisions ({len(decisions)}), which a new audit would overwrite; move it "
+            "away, or name another folder with --output."
         )
 
 
@@ -248,20 +248,20 @@ def main() -> None:
                 check_written_here(args.write)
             audit = judge(args, cfg, annotations, start)
             name = Path(args.run).resolve().name
-            text = to_json(audit, run=name, made_of=now)
-            write_text(files[0], text)
+            files[0].unlink(missing_ok=True)  # what is between two audits is none
             write_text(files[1], to_csv(audit))
             write_page(audit, files[2], name=name)
-            content = json.loads(text)
+            write_text(files[0], to_json(audit, run=name, made_of=now))
+            content = read_json(files[0])
         else:
             print(
                 f"{files[0]} is an audit of the same annotations, weights and options: taken as "
                 "it is."
             )
-            content = decided(content, decisions)
-            if decisions:
-                print(f"Of its list, {len(decisions):,} are decided in {files[1]}.")
         print_expected(content, len(annotations.ids))
+        if decisions:
+            print(f"Decisions about its list, in {files[1]}: {len(decisions):,}.")
+            content = decided(content, decisions)
         if args.write is not None:
             write_annotations(args, annotations, content)
     print(f"{files[2]}: open it in a browser.")

@@ -1,4 +1,4 @@
 """Finding the wrong annotations of a data set by a detector that was trained on it.
 
-annotations + detector -> evidence -> suspicions -> audit -> files and a page
+annotations + detector -> evidence -> suspicions -> audit -> files and a page (-> decisions)
 """

@@ -12,7 +12,7 @@ from ..data.checks.coco import read_coco
 from ..errors import UserError
 from ..evaluation.pictures import read_pixels
 
-__all__ = ["Annotations", "split", "to_xyxy"]
+__all__ = ["Annotations", "split", "to_xywh", "to_xyxy"]
 
 
 @dataclass(frozen=True)
@@ -145,3 +145,9 @@ def to_xyxy(boxes: list[list[float]]) -> np.ndarray:
     """(n, 4) float32 XYXY of boxes in COCO's x, y, width, height."""
     corner_and_size = np.array(boxes, dtype=np.float32).reshape(-1, 4)
     return np.hstack([corner_and_size[:, :2], corner_and_size[:, :2] + corner_and_size[:, 2:]])
+
+
+def to_xywh(box: np.ndarray) -> list[float]:
+    """COCO's x, y, width, height of a box (4,) XYXY, to hundredths of a pixel."""
+    x0, y0, x1, y1 = (float(side) for side in box)
+    return [round(x0, 2), round(y0, 2), round(x1 - x0, 2), round(y1 - y0, 2)]

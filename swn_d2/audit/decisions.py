@@ -4,7 +4,8 @@ import copy
 import csv
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -12,40 +13,57 @@ from ..errors import UserError
 from ..files import read_text
 from .audit import KINDS, MISPLACED_BOX, MISSING_OBJECT, WRONG_CLASS
 
-__all__ = ["DECISION", "decided", "read_decisions"]
+__all__ = ["DECIDED", "DECISION", "decided", "read_decisions"]
 
 DECISION = "decision"
+#: The key of a row of ``audit.json`` whose suspicions are a person's.
+DECIDED = "decided"
 #: The annotation is right; it is as suggested; it is wrong, and not as suggested either.
 KEEP, CHANGE, DROP = "keep", "change", "drop"
 
 _SEPARATORS = ",;\t"  # spreadsheets have one of their own
+_NEEDED = ("id", "image_id", "kind", "bbox")
+_SUGGESTIONS = ("suggested_category_id", "suggested_bbox", "duplicate_of")
 
 
 def read_decisions(file: Path) -> list[dict[str, str]]:
     """The rows of an ``audit.csv`` that have a decision; none where there is no such file.
 
     Raises:
-        UserError: the file can't be read, or a decision is none.
+        UserError: the file can't be read, is no such list, or has a decision that is not one of
+            the three words.
     """
     if not os.path.exists(file):
         return []
     text = read_text(file).removeprefix("\ufeff")
     separator = max(_SEPARATORS, key=text.partition("\n")[0].count)
-    rows = []
-    for number, row in enumerate(csv.DictReader(io.StringIO(text), delimiter=separator), 2):
-        row[DECISION] = (row.get(DECISION) or "").strip().lower()
-        if not row[DECISION]:
-            continue
-        if row[DECISION] not in (KEEP, CHANGE, DROP):
+    # Lines may end as on any system.
+    reader = csv.DictReader(io.StringIO(text, newline=None), delimiter=separator, strict=True)
+    try:
+        reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
+        if missing := [name for name in _NEEDED if name not in reader.fieldnames]:
             raise UserError(
-                f"{file}, row {number}: the decision is {row[DECISION]!r}; make it {KEEP}, "
-                f"{CHANGE} or {DROP}, or leave it empty."
+                f"{file} has no column {missing[0]!r} in its first line; save it as CSV, with all "
+                "of its columns and commas, semicolons or tabs between them."
             )
-        rows.append(row)
-    return rows
+        return [row for row in reader if _has_decision(row, f"{file}, line {reader.line_num}")]
+    except csv.Error as error:
+        raise UserError(f"{file}, line {reader.line_num}: {error}; is a quote missing?") from error
 
 
-def decided(content: dict, decisions: Sequence[dict[str, str]]) -> dict:
+def _has_decision(row: dict[Any, Any], where: str) -> bool:
+    if any(cell.strip() for cell in row.get(None, ())):
+        raise UserError(f"{where} has more cells than columns; move them to where they belong.")
+    row[DECISION] = (row.get(DECISION) or "").strip().lower()
+    if row[DECISION] not in ("", KEEP, CHANGE, DROP):
+        raise UserError(
+            f"{where}: the decision is {row[DECISION]!r}; make it {KEEP}, {CHANGE} or {DROP}, or "
+            "leave it empty."
+        )
+    return row[DECISION] != ""
+
+
+def decided(content: dict, decisions: Sequence[Mapping[str, str]]) -> dict:
     """The content of an ``audit.json`` with what has been decided: suspicions of 0 and 1.
 
     Args:
@@ -53,19 +71,22 @@ def decided(content: dict, decisions: Sequence[dict[str, str]]) -> dict:
         decisions: see :func:`read_decisions`.
 
     Raises:
-        UserError: a decision is about nothing that the audit has.
+        UserError: a decision is about something that this audit does not say.
     """
     content = copy.deepcopy(content)
-    annotations = {str(row["id"]): row for row in content["annotations"] if row["kind"]}
+    annotations = {_plain(row["id"]): row for row in content["annotations"] if row["kind"]}
     missing = {_place(row): row for row in content["missing"]}
     for decision in decisions:
-        is_missing = decision.get("kind") == MISSING_OBJECT
-        row = missing.get(_place(decision)) if is_missing else annotations.get(decision.get("id"))
-        if row is None:
+        is_missing = decision["kind"] == MISSING_OBJECT
+        row = (
+            missing.get(_place(decision)) if is_missing else annotations.get(_plain(decision["id"]))
+        )
+        if row is None or not (is_missing or _is_about(decision, row)):
+            what = "a missing object" if is_missing else f"annotation {decision['id']}"
             raise UserError(
-                f"audit.csv has a decision about annotation {decision.get('id') or '(missing)'} in "
-                f"picture {decision.get('image_id')}, which audit.json does not have, or has not "
-                "examined; change nothing but the column of decisions."
+                f"audit.csv has a decision about {what}, picture {decision['image_id']}, of which "
+                "audit.json says something else; decide on the list of the same audit, and change "
+                "no other column."
             )
         if is_missing:
             row["suspicion"] = float(decision[DECISION] == CHANGE)
@@ -74,8 +95,18 @@ def decided(content: dict, decisions: Sequence[dict[str, str]]) -> dict:
     return content
 
 
+def _is_about(decision: Mapping[str, str], row: dict[str, Any]) -> bool:
+    """Whether a decision is about what this row says: what is kept is right, whatever it says."""
+    if decision[DECISION] == KEEP:
+        return True
+    return decision["kind"] == row["kind"] and all(
+        _plain(decision.get(key, "")) == _plain(row.get(key, "")) for key in _SUGGESTIONS
+    )
+
+
 def _decide(row: dict[str, Any], decision: str) -> None:
     kind, likeliest = row["kind"], row["likeliest"]
+    row[DECIDED] = True
     if decision == KEEP:
         row["suspicions"] = dict.fromkeys(KINDS, 0.0)
         likeliest |= {"category_id": row["category_id"], "probability": 1.0}
@@ -89,7 +120,15 @@ def _decide(row: dict[str, Any], decision: str) -> None:
         likeliest.pop("bbox", None)
 
 
-def _place(row: dict[str, Any]) -> tuple[str, str]:
+def _place(row: Mapping[str, Any]) -> tuple:
     """What tells a missing object from others, in ``audit.json`` and in ``audit.csv`` alike."""
-    bbox = row.get("bbox")
-    return str(row.get("image_id")), bbox if isinstance(bbox, str) else " ".join(map(str, bbox))
+    return _plain(row["image_id"]), _plain(row["bbox"])
+
+
+def _plain(value: Any) -> Any:
+    """An id, or a box, the same however a spreadsheet has formatted it."""
+    words = map(str, value) if isinstance(value, list) else str(value).split()
+    try:
+        return tuple(Decimal(word) for word in words)
+    except InvalidOperation:  # an id may be a word
+        return str(value).strip()

@@ -25,6 +25,17 @@ FORMAT, VERSION = "swn_d2 audit", 1
 
 _ANEW = "replace it with --overwrite, or give another folder with --output."
 
+#: What "made_of" has, in words.
+_NAMES = {
+    "annotations": "the annotations",
+    "weights": "the weights",
+    "start_weights": "the weights that the training started from",
+    "config": "the config (INPUT, MODEL or TEST)",
+    "boxes": "--boxes",
+    "before_training": "--before-training",
+    "swn_d2": "the version of swn_d2",
+}
+
 
 def made_of(
     cfg: CfgNode,
@@ -81,7 +92,7 @@ def find_audit(
     if others := [key for key, value in now.items() if before.get(key) != value]:
         raise UserError(
             f"{files[0]} exists already, and is an audit of something else, which differs in "
-            f"{', '.join(others)}; {_ANEW}"
+            f"{', '.join(_NAMES[key] for key in others)}; {_ANEW}"
         )
     check_audit(content, annotations)
     return content
@@ -98,8 +109,8 @@ def check_audit(content: object, annotations: Annotations) -> None:
     """Check what is written from the content of an ``audit.json``, which a person may have changed.
 
     Raises:
-        UserError: it is no audit, or one of other annotations; a probability is none; or something
-            is missing, or of the wrong type.
+        UserError: it is no audit, or one of other annotations; a probability is not from 0 to 1;
+            or something is missing, or of the wrong type.
     """
     if not is_audit(content):
         raise UserError(f"audit.json is no audit of version {VERSION}; audit again.")
@@ -138,12 +149,14 @@ def _is_whole(content: dict, annotations: Annotations) -> bool:
     images = {image["id"] for image in annotations.images}
     missing = content["missing"]
     things = [row["likeliest"] for row in content["annotations"] if "likeliest" in row] + missing
-    categories = {thing["category_id"] for thing in things}
+    categories = {thing["category_id"] for thing in things + content["annotations"]}
     boxes = [thing["bbox"] for thing in things if "bbox" in thing]
     boxes += [row["bbox"] for row in missing]
     estimates = [[e["value"], e["low"], e["high"]] for e in content["expected"].values()]
+    kinds = {row["kind"] for row in content["annotations"]}
     return (
-        categories.issubset(annotations.category_ids)
+        kinds.issubset((*KINDS, None))
+        and categories.issubset(annotations.category_ids)
         and images.issuperset(row["image_id"] for row in missing)
         and all(len(box) == 4 for box in boxes)
         and all(map(math.isfinite, itertools.chain(*boxes, *estimates)))
@@ -154,7 +167,7 @@ def _sha256(file: str) -> str:
     """64 hexadecimal digits; none if there is no such file."""
     check_is_file(file)
     digest = hashlib.sha256()
-    with contextlib.suppress(OSError):  # whoever loads the file has a sentence for it
+    with contextlib.suppress(OSError, RuntimeError):  # whoever loads it has a sentence for that
         with PathManager.open(file, "rb") as stream:
             while part := stream.read(1 << 20):
                 digest.update(part)

@@ -11,9 +11,9 @@ import numpy as np
 
 from ..data.sample_weights import BOX_WEIGHT, LABEL_WEIGHT, SAMPLE_WEIGHT
 from ..errors import UserError
-from .annotations import Annotations, to_xyxy
+from .annotations import Annotations, to_xywh, to_xyxy
 from .audit import DUPLICATE, KINDS, MISPLACED_BOX, MISSING_OBJECT, WRONG_CLASS, Audit
-from .decisions import DECISION
+from .decisions import DECIDED, DECISION
 from .earlier import FORMAT, VERSION, check_audit
 
 __all__ = ["AUDITED", "corrected_json", "to_csv", "to_json", "weighted_json"]
@@ -93,7 +93,8 @@ def weighted_json(annotations: Annotations, content: dict, *, drop: int | None =
     Args:
         content: of the ``audit.json`` of these annotations.
         drop: if given, so many of the most suspicious lose all of that weight, and the others
-            nothing; else each loses as much as it is likely to be wrong.
+            nothing; else each loses as much as it is likely to be wrong. What a person has decided
+            comes first.
 
     Raises:
         UserError: see :func:`~.earlier.check_audit`.
@@ -103,10 +104,14 @@ def weighted_json(annotations: Annotations, content: dict, *, drop: int | None =
         [[row["suspicions"][kind] for kind in KINDS] for row in examined.values()]
     ).reshape(-1, len(KINDS))
     if drop is not None:
-        dropped = np.argsort(-suspicions.max(axis=1), kind="stable")[:drop]
-        worst = suspicions[dropped].argmax(axis=1)
+        is_decided = np.array([DECIDED in row for row in examined.values()], dtype=bool)
+        worst, largest = suspicions.argmax(axis=1), suspicions.max(axis=1, initial=0)
+        wrong, right = is_decided & (largest > 0), is_decided & (largest == 0)
+        # What a person calls wrong is among them, however many that are; what is right is not.
+        order = np.argsort(-np.where(wrong, 2, largest), kind="stable")
+        dropped = order[~right[order]][: max(drop, wrong.sum())]
         suspicions = np.zeros_like(suspicions)
-        suspicions[dropped, worst] = 1
+        suspicions[dropped, worst[dropped]] = 1
     weights = dict(zip(examined, 1 - suspicions, strict=True))
     result = []
     for a in annotations.content["annotations"]:
@@ -224,11 +229,11 @@ def _rows(audit: Audit) -> list[dict[str, Any]]:
                 },
             }
             if boxes_are_judged:
-                row["likeliest"]["bbox"] = _to_xywh(audit.boxes.suggestion[i])
+                row["likeliest"]["bbox"] = to_xywh(audit.boxes.suggestion[i])
             if kind == WRONG_CLASS and len(annotations.category_ids) > 1:
                 row["suggested_category_id"] = annotations.category_ids[suggestion[i]]
             elif kind == MISPLACED_BOX:
-                row["suggested_bbox"] = _to_xywh(audit.boxes.suggestion[i])
+                row["suggested_bbox"] = to_xywh(audit.boxes.suggestion[i])
             elif kind == DUPLICATE:
                 row["duplicate_of"] = annotations.ids[audit.earlier[i]]
         rows.append(row)
@@ -241,7 +246,7 @@ def _missing_rows(audit: Audit) -> list[dict[str, Any]]:
     return [
         {
             "image_id": annotations.images[missing.image[i]]["id"],
-            "bbox": _to_xywh(missing.boxes[i]),
+            "bbox": to_xywh(missing.boxes[i]),
             "category_id": annotations.category_ids[missing.classes[i]],
             "suspicion": _probability(missing.suspicion[i]),
         }
@@ -275,13 +280,8 @@ def _probability(value: float) -> float:
     return float(f"{value:.5g}")
 
 
-def _to_xywh(box: np.ndarray) -> list[float]:
-    x0, y0, x1, y1 = (float(side) for side in box)
-    return [round(x0, 2), round(y0, 2), round(x1 - x0, 2), round(y1 - y0, 2)]
-
-
 def _inside(bbox: list[float], image: dict) -> list[float] | None:
     """What of a box is in its picture, both x, y, width, height; None if that is nothing."""
     limits = [image["width"], image["height"]] * 2
-    result = _to_xywh(np.clip(to_xyxy([bbox])[0], 0, limits))
+    result = to_xywh(np.clip(to_xyxy([bbox])[0], 0, limits))
     return result if min(result[2:]) > 0 else None

@@ -14,6 +14,7 @@ from ..analysis.page import Page, missing, table, text
 from ..analysis.style import TEXT, color_of, new_figure, plain_axes
 from ..evaluation.pictures import read_pixels
 from ..recording import cut_out
+from .annotations import to_xywh
 from .audit import DUPLICATE, KINDS, MISPLACED_BOX, MISSING_OBJECT, WRONG_CLASS, Audit
 
 if TYPE_CHECKING:
@@ -153,7 +154,8 @@ def _missing_cards(audit: Audit) -> Iterable[str]:
     for i in np.argsort(-found.suspicion, kind="stable")[:_NUM_PICTURED]:
         if found.suspicion[i] < _LOWEST:
             break
-        lines = ["annotated: nothing", f"suggested: {names[found.classes[i]]}"]
+        bbox = " ".join(map(str, to_xywh(found.boxes[i])))  # as in audit.csv
+        lines = ["annotated: nothing", f"suggested: {names[found.classes[i]]}", f"at {bbox}"]
         yield _card(audit, int(found.image[i]), found.suspicion[i], None, found.boxes[i], lines)
 
 

@@ -39,12 +39,95 @@ def after(tmp_path, decisions):
 
 
 def test_nothing_is_decided(tmp_path):
-    assert read_decisions(tmp_path / "audit.csv") == []
-    (tmp_path / "audit.csv").write_text("")
-    assert read_decisions(tmp_path / "audit.csv") == []
-    assert read_decisions(write(tmp_path / "audit.csv", {})) == []
-    (tmp_path / "audit.csv").write_text("id,kind\n100,wrong class\n")  # of an earlier version
-    assert read_decisions(tmp_path / "audit.csv") == []
+    file = tmp_path / "audit.csv"
+    assert read_decisions(file) == []
+    assert read_decisions(write(file, {})) == []
+    file.write_text("id,image_id,kind,bbox\n100,0,wrong class,1 2 3 4\n")  # of an earlier version
+    assert read_decisions(file) == []
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda text: "", "has no column 'id' in its first line"),
+        (lambda text: text.replace(",", "|"), "has no column 'id' in its first line"),
+        (lambda text: "sep=,\n" + text, "has no column 'id' in its first line"),
+        (lambda text: text.replace(",bbox", ",box"), "has no column 'bbox' in its first line"),
+        (lambda text: text.replace(",keep", ",,keep"), "line 4 has more cells than columns"),
+        (lambda text: text.replace("100,0", '"100,0'), "line .*; is a quote missing"),
+    ],
+)
+def test_damaged(change, message, tmp_path):
+    file = write(tmp_path / "audit.csv", {"102": "keep"})
+    file.write_text(change(file.read_text()))
+    with pytest.raises(UserError, match=message):
+        read_decisions(file)
+
+
+def test_line_ends_and_names_of_columns(tmp_path):
+    file = write(tmp_path / "audit.csv", {"102": "keep"})
+    text = file.read_text().replace("decision", " Decision")
+    for line_end in ("\n", "\r\n", "\r", "\n\n"):
+        file.write_bytes(text.replace("\n", line_end).encode())
+        assert [row["id"] for row in read_decisions(file)] == ["102"]
+
+
+@pytest.mark.parametrize("id_", ["102.0", "1.02E+02", " 102"])
+def test_numbers_that_a_spreadsheet_has_formatted(id_, tmp_path):
+    decisions = {"102": "change", "missing 0": "change"}
+    rows = read_decisions(write(tmp_path / "audit.csv", decisions))
+    rows[0]["id"], rows[1]["bbox"] = id_, "150 150.00 40 100"
+    content = decided(document(AUDIT), rows)
+    assert content["annotations"][2]["suspicions"]["misplaced box"] == 1
+    assert content["missing"][0]["suspicion"] == 1
+
+
+def test_large_ids(tmp_path):
+    content = document(AUDIT)
+    for i, row in enumerate(content["annotations"]):
+        row["id"] = 123456789012345670 + i
+    rows = read_decisions(write(tmp_path / "audit.csv", {"100": "keep"}))
+    rows[0]["id"] = "123456789012345671"
+    rows = decided(content, rows)["annotations"]
+    assert ["decided" in row for row in rows] == [False, True, False, False, False, False]
+
+
+def dropped(tmp_path, decisions, drop, suspicion=0.9):
+    """Which annotations have a weight of 0, the first having such a suspicion."""
+    rows = read_decisions(write(tmp_path / "audit.csv", decisions))
+    content = document(AUDIT)
+    content["annotations"][0]["suspicions"]["wrong class"] = suspicion
+    text = weighted_json(AUDIT.annotations, decided(content, rows), drop=drop)
+    keys = ("label_weight", "box_weight", "sample_weight")
+    annotations = json.loads(text)["annotations"]
+    return [a["id"] for a in annotations if any(a.get(key) == 0 for key in keys)]
+
+
+def test_a_number_to_drop(tmp_path):
+    assert dropped(tmp_path, {}, 2) == [100, 104]
+    assert dropped(tmp_path, {"100": "keep"}, 2) == [102, 104]
+    assert dropped(tmp_path, {"101": "drop"}, 2) == [101, 104]
+    assert dropped(tmp_path, dict.fromkeys(["101", "102", "104"], "drop"), 1) == [101, 102, 104]
+    assert dropped(tmp_path, {"101": "drop"}, 1, suspicion=1) == [101]
+    everything = dict.fromkeys(["100", "101", "102", "103", "104"], "keep")
+    assert dropped(tmp_path, everything, 2) == []
+
+
+@pytest.mark.parametrize(
+    "id_, column, value",
+    [
+        ("100", "kind", "misplaced box"),
+        ("100", "suggested_category_id", "3"),
+        ("102", "suggested_bbox", "1 2 3 4"),
+        ("104", "duplicate_of", "100"),
+    ],
+)
+def test_of_another_audit(id_, column, value, tmp_path):
+    (row,) = read_decisions(write(tmp_path / "audit.csv", {id_: "change"}))
+    row[column] = value
+    with pytest.raises(UserError, match=f"annotation {id_}, picture 0, of which audit.json says"):
+        decided(document(AUDIT), [row])
+    decided(document(AUDIT), [{**row, "decision": "keep"}])  # right, whatever is said of it
 
 
 @pytest.mark.parametrize(
@@ -107,18 +190,16 @@ def test_missing_objects(decision, boxes, tmp_path):
 def test_no_decision(tmp_path):
     file = write(tmp_path / "audit.csv", {"101": "maybe"})
     with pytest.raises(
-        UserError, match=r"audit\.csv, row 5: the decision is 'maybe'; make it keep"
+        UserError, match=r"audit\.csv, line 5: the decision is 'maybe'; make it keep"
     ):
         read_decisions(file)
 
 
 def test_about_nothing(tmp_path):
     rows = read_decisions(write(tmp_path / "audit.csv", {"105": "keep"}))  # a crowd region
-    with pytest.raises(UserError, match="a decision about annotation 105 in picture 0"):
+    with pytest.raises(UserError, match="a decision about annotation 105, picture 0, of which"):
         decided(document(AUDIT), rows)
     rows = read_decisions(write(tmp_path / "audit.csv", {"missing 0": "change"}))
     rows[0]["bbox"] = "1 2 3 4"
-    with pytest.raises(UserError, match=r"about annotation \(missing\) in picture 0"):
+    with pytest.raises(UserError, match="about a missing object, picture 0, of which"):
         decided(document(AUDIT), rows)
-    with pytest.raises(UserError, match=r"which audit\.json does not have"):
-        decided(document(AUDIT), [{"decision": "keep"}])

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+import swn_d2
 from swn_d2.audit.earlier import check_audit, find_audit, made_of
 from swn_d2.errors import UserError
 from tests.tiny import tiny_config
@@ -85,6 +86,9 @@ def test_other_annotations(keys, value, number):
         *(((key,), value) for key in ("annotations", "missing", "expected") for value in (None, 3)),
         (("annotations", 0), 3),
         (("annotations", 0, "id"), [1]),
+        (("annotations", 0, "kind"), "wrong"),
+        (("annotations", 0, "kind"), None),
+        (("annotations", 5, "category_id"), None),
         (("annotations", 0, "suspicions"), None),
         (("annotations", 0, "suspicions", "duplicate"), None),
         (("annotations", 0, "likeliest"), None),
@@ -139,9 +143,18 @@ def test_what_an_audit_is_made_of(ingredients, tmp_path):
     assert made_of(cfg, data, str(tmp_path / "none.pth"), **HOW)["start_weights"] == ""
     with pytest.raises(UserError, match="a pipe or a device"):  # which may never end
         differs(start="/dev/null")
-    other = cfg.clone()
-    other.INPUT.FORMAT = "RGB"
-    assert differs(cfg=other) == ["config"]
+    assert differs(start="catalog://nothing") == [
+        "start_weights"
+    ]  # whoever loads it has a sentence
+    for section, key, value in (
+        ("INPUT", "FORMAT", "RGB"),
+        ("MODEL", "PIXEL_STD", [2.0, 2.0, 2.0]),
+        ("TEST", "DETECTIONS_PER_IMAGE", 7),
+    ):
+        other = cfg.clone()
+        other[section][key] = value
+        assert differs(cfg=other) == ["config"]
+    assert before["swn_d2"] == swn_d2.__version__
     # Where a file is, and on what it runs, decides nothing.
     (tmp_path / "copy.pth").write_text("model.pth")
     other = cfg.clone()
@@ -168,7 +181,9 @@ def test_an_audit_is_found(tmp_path):
         find_audit(files, DATA, now)
     files[1].touch()
     assert find_audit(files, DATA, now) == content
-    with pytest.raises(UserError, match="of something else, which differs in boxes, weights; "):
+    with pytest.raises(
+        UserError, match="of something else, which differs in --boxes, the weights; "
+    ):
         find_audit(files, DATA, {"boxes": True, "weights": "x"})
     change(content, ("missing", 0, "suspicion"), 2)
     files[0].write_text(json.dumps(content))

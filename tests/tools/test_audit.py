@@ -268,11 +268,13 @@ def test_a_list_that_a_person_has_looked_at(audited, tmp_path, monkeypatch, caps
     file.write_text("\n".join([header, first + "keep", *others]))
     new = tmp_path / "new.json"
     run_tool(monkeypatch, run, data, "--write", new, "--relabel")
-    assert f"Of its list, 1 are decided in {file}." in capsys.readouterr().out
+    assert f"Decisions about its list, in {file}: 1." in capsys.readouterr().out
     given = json.loads((data / "train.json").read_text())["annotations"]
     assert json.loads(new.read_text())["annotations"][0] == given[0]
     # It is not lost.
-    fails(monkeypatch, run, data, "--overwrite", match=r"audit\.csv has 1 decisions, which a new")
+    fails(
+        monkeypatch, run, data, "--overwrite", match=r"audit\.csv has decisions \(1\), which a new"
+    )
     (run / "audit.json").unlink()
     fails(monkeypatch, run, data, match="but not the rest of an audit")
     assert file.read_text() != as_it_was
@@ -295,20 +297,37 @@ def test_expected_errors_that_are_dropped(audited, tmp_path, monkeypatch):
     assert not (tmp_path / "other.json").exists()
 
 
+def test_an_audit_that_is_interrupted(audited, data, tmp_path, monkeypatch):
+    run, copy = audited
+    for picture in data.glob("*.png"):
+        shutil.copy(picture, copy)
+
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as while_it_runs:
+        while_it_runs.setattr(tool, "write_page", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_tool(while_it_runs, run, copy, "--overwrite")
+    fails(monkeypatch, run, copy, match="but not the rest of an audit")
+
+
 def test_an_audit_of_something_else(audited, tmp_path, monkeypatch):
     run, data = audited
     before = files_in(run)
     differs = "exists already, and is an audit of something else, which differs in"
-    fails(monkeypatch, run, data, "--boxes", match=f"{differs} boxes;")
+    fails(monkeypatch, run, data, "--boxes", match=f"{differs} --boxes;")
     model = torch.load(run / "model_final.pth")
     torch.save({**model, "more": 1}, tmp_path / "other.pth")
     options = ["--weights", tmp_path / "other.pth"]
-    fails(monkeypatch, run, data, *options, match=f"{differs} weights;")
+    fails(monkeypatch, run, data, *options, match=f"{differs} the weights;")
     content = json.loads((data / "train.json").read_text())
     content["annotations"][0]["bbox"][0] += 1
     (data / "train.json").write_text(json.dumps(content))
     options = ["--write", tmp_path / "new.json"]
-    fails(monkeypatch, run, data, *options, match=f"{differs} annotations; replace .* --overwrite")
+    fails(
+        monkeypatch, run, data, *options, match=f"{differs} the annotations; replace .* --overwrite"
+    )
     assert files_in(run) == before and not (tmp_path / "new.json").exists()
     # It is made anew, and not taken: it looks for the pictures.
     fails(monkeypatch, run, data, "--overwrite", match=r"cannot read .*0\.png")
@@ -504,7 +523,7 @@ def test_the_weights_that_a_training_started_from(data, tmp_path, monkeypatch, k
     monkeypatch.setattr(audit_module, "gather_appearance", note)
     run_tool(monkeypatch, run, data)
     weights.rename(tmp_path / "elsewhere.pth")
-    fails(monkeypatch, run, data, match="differs in start_weights;")
+    fails(monkeypatch, run, data, match="differs in the weights that the training started from;")
     run_tool(monkeypatch, run, data, "--overwrite")
     assert "is not there: the trained backbone looks at the objects" in capsys.readouterr().out
     start = torch.load(tmp_path / "elsewhere.pth")["model"]
