@@ -33,7 +33,7 @@ def read_decisions(file: Path) -> list[dict[str, str]]:
         UserError: the file can't be read, is no such list, or has a decision that is not one of
             the three words.
     """
-    if not os.path.exists(file):
+    if not os.path.isfile(file):
         return []
     text = read_text(file).removeprefix("\ufeff")
     separator = max(_SEPARATORS, key=text.partition("\n")[0].count)
