@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Do the weights know which annotations are noisy? On DigitScenes, which remembers it.
+"""Do the weights know which annotations are noisy?
+
+DigitScenes remembers it; of other data, the file says it that tools/add_noise.py has written with
+--left-out: give it with --register-coco and --dataset.
 
 Trained detectors with their weighters look at batches of the training set once more, without
 learning. For positives of exact and of noisy annotations: the means of their weights, and the
@@ -9,42 +12,57 @@ that the noisy one has the larger.
 """
 
 import argparse
+from pathlib import Path
 
 import numpy as np
 import torch
+from detectron2.data import DatasetCatalog
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 from scipy.stats import mannwhitneyu
+from torch import nn
 
 from swn_d2 import SWNTrainer
 from swn_d2.analysis.run_folder import RunFolder
+from swn_d2.data import load_training_set, number_annotations, unknown_dataset
 from swn_d2.engine import SafeCheckpointer, choose_device
+from swn_d2.engine.checkpoint import read_checkpoint
 from swn_d2.errors import UserError, add_debug_argument, phase, user_errors_exit
-from swn_d2.own import add_import_argument, import_file
+from swn_d2.own import add_own_arguments, register_own
 from swn_d2.recording import sample_columns, weighters_of
+from swn_d2.weighting import ObjectMemory
 
 #: The training set in which noisy objects have a ``sample_weight`` of 0, and nothing else differs.
 DATASET = "digit_scenes_train_oracle"
 
 
 @torch.no_grad()
-def positives(run: RunFolder, batches: int) -> dict[str, np.ndarray]:
+def positives(
+    run: RunFolder, batches: int, *, dataset: str = DATASET, checkpoint: Path | None = None
+) -> dict[str, np.ndarray]:
     """Column -> (n,) statistics and weights of the positives of some batches of the training set,
     and ``is_noisy``.
+
+    Args:
+        dataset: the run's training set, in which noisy objects have a ``sample_weight`` of 0.
+        checkpoint: of the run; by default its last.
 
     Raises:
         UserError: the run has no config, no checkpoint, or no single sample weighter.
     """
-    for part, value in (("cfg", run.cfg), ("checkpoint", run.checkpoint)):
+    checkpoint = checkpoint or run.checkpoint
+    for part, value in (("cfg", run.cfg), ("checkpoint", checkpoint)):
         if value is None:
             raise UserError(run.problem(part))
     cfg = run.cfg.clone()
     choose_device(cfg)
-    cfg.DATASETS.TRAIN = (DATASET,)
+    cfg.DATASETS.TRAIN = (dataset,)
     cfg.MODEL.SAMPLE_WEIGHTER.CLASS_WEIGHTS = []  # else they would hide who is noisy
     seed_all_rng(0)  # the same images and regions for every run
     model = SWNTrainer.build_model(cfg).train()
-    SafeCheckpointer(model).load_whole(str(run.checkpoint))
+    SafeCheckpointer(model).load_whole(str(checkpoint))
+    records = load_training_set(cfg)
+    recall_objects(model, number_annotations(records), checkpoint)
     weighters = weighters_of(model)
     if list(weighters) != [""]:
         raise UserError(f"{run.name} has {len(weighters)} sample weighters, but must have one.")
@@ -52,17 +70,35 @@ def positives(run: RunFolder, batches: int) -> dict[str, np.ndarray]:
 
     def look(_, inputs, weights):
         statistics = inputs[0].finite()
-        given = statistics.detail("given_weight")
         columns = sample_columns(statistics, weights, {})
-        columns["is_noisy"] = (given == 0).float()
+        if "label_loss" in statistics.details:
+            columns["label_loss"] = statistics.detail("label_loss")
+        columns["is_noisy"] = (statistics.detail("given_weight") == 0).float()
         found.append({k: v[statistics.foreground].cpu().numpy() for k, v in columns.items()})
 
     weighters[""].register_forward_hook(look)
-    data = iter(SWNTrainer.build_train_loader(cfg))
+    data = iter(SWNTrainer.build_train_loader(cfg, dataset=records))
     with EventStorage(cfg.SOLVER.MAX_ITER):  # as after the training: weights are eased in
         for _ in range(batches):
             model(next(data))
     return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+
+
+def recall_objects(model: nn.Module, num_objects: int, checkpoint: Path) -> None:
+    """Give the weighters that remember objects what they did at the checkpoint.
+
+    Raises:
+        UserError: it has none of that, or that of other objects.
+    """
+    memories = [module for module in model.modules() if isinstance(module, ObjectMemory)]
+    if not memories:
+        return
+    states = read_checkpoint(str(checkpoint)).get("trainer", {}).get("object_memories", [])
+    if len(states) != len(memories):
+        raise UserError(f"{checkpoint} has not what was remembered; give one that can be resumed.")
+    for memory, state in zip(memories, states, strict=True):
+        memory.allocate(num_objects)
+        memory.set_state(state)
 
 
 def main() -> None:
@@ -71,21 +107,40 @@ def main() -> None:
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a training")
     parser.add_argument("--batches", type=int, default=25, help="to look at (default: 25)")
-    add_import_argument(parser)
+    parser.add_argument(
+        "--dataset",
+        default=DATASET,
+        metavar="NAME",
+        help="the training set in which noisy objects have a sample_weight of 0, and nothing else "
+        "differs (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        help="in the run's folder, to look at what was known then (default: the last)",
+    )
+    add_own_arguments(parser)
     add_debug_argument(parser)
     args = parser.parse_args()
-    for file in args.imports:
-        import_file(file)
+    register_own(args)
+    if args.dataset not in DatasetCatalog:
+        raise UserError(unknown_dataset(args.dataset))
     if args.batches < 1:
         raise UserError("--batches must be at least 1.")
     for folder in args.runs:
-        columns = positives(RunFolder(folder), args.batches)
+        columns = positives(
+            RunFolder(folder),
+            args.batches,
+            dataset=args.dataset,
+            checkpoint=args.checkpoint and Path(folder) / args.checkpoint,
+        )
         is_noisy = columns.pop("is_noisy") == 1
         print(f"{folder}: {len(is_noisy)} positives, {is_noisy.mean():.0%} of noisy annotations")
         if is_noisy.all() or not is_noisy.any():
             raise UserError(
-                "nothing can be told apart: DigitScenes was made without noise; make it with "
-                "--box-noise-share or --class-noise-share."
+                f"nothing can be told apart: {args.dataset} was made without noise. Make "
+                "DigitScenes with --box-noise-share or --class-noise-share; of other data, give "
+                "--dataset what tools/add_noise.py wrote with --left-out."
             )
         for name, values in columns.items():
             exact, noisy = values[~is_noisy], values[is_noisy]

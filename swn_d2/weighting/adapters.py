@@ -106,6 +106,11 @@ def softmax_classification(scores: Tensor, gt_classes: Tensor) -> Classification
         )
         return torch.zeros_like(cross_entropy).index_copy(0, foreground, of_positives)
 
+    def label_losses() -> Tensor:
+        of_positives = -F.log_softmax(scores.detach()[foreground, :num_classes], dim=1)
+        everyone = scores.new_zeros(len(scores), num_classes)
+        return everyone.index_copy(0, foreground, of_positives)
+
     return Classification(
         loss=cross_entropy,
         gt_classes=gt_classes,
@@ -115,6 +120,7 @@ def softmax_classification(scores: Tensor, gt_classes: Tensor) -> Classification
         details={
             "cross_entropy": lambda: cross_entropy,
             "label_loss": label_loss,
+            "label_losses": label_losses,
             "true_prob": lambda: torch.exp(-cross_entropy),
             "class_probs": lambda: F.softmax(scores.detach(), dim=1)[:, :num_classes],
         },

@@ -55,12 +55,15 @@ class ObjectMemory(nn.Module):
         return self.mean[objects], self.seen[objects]
 
     @torch.no_grad()
-    def remember(self, objects: Tensor, statistics: Tensor) -> None:
+    def remember(self, objects: Tensor, statistics: Tensor) -> Tensor:
         """Take in a batch. Every process must call it for its part, even if that has no sample.
 
         Args:
             objects: (F,) long, the number of each sample's object, at least 0.
             statistics: (F, S), finite.
+
+        Returns:
+            (F',) long, ``objects`` of all processes after one another, the same in each of them.
         """
         statistics = statistics.float()
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
@@ -72,6 +75,7 @@ class ObjectMemory(nn.Module):
         self.seen += is_there
         rate = is_there / self.seen.clamp(min=1, max=self.window)
         self.mean += rate[:, None] * (total / count.clamp(min=1)[:, None] - self.mean)
+        return objects
 
     def get_state(self) -> dict[str, Tensor]:
         """What a checkpoint keeps: (N, S) ``mean`` and (N,) ``seen``."""

@@ -1,9 +1,10 @@
-"""SWN with a memory: an object is weighted by what the training has seen of it so far."""
+"""SWN with a memory: an object's class counts as much as it is likely to be right."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .checks import check
 from .memory import ObjectMemory
@@ -14,64 +15,66 @@ from .weighters import SAMPLE_WEIGHTER_REGISTRY, SampleWeighter
 __all__ = ["ObjectSWN"]
 
 _SECTION = "MODEL.SAMPLE_WEIGHTER.OBJECTSWN"
-_CLAMP = 3.0  # of m
+_CLAMP = 8.0  # of the logit
+_NUM_REPLAYED = 256  # objects that the network learns from in an iteration
 _LARGEST_LOSS = 1e4  # as in SampleStatistics.finite
 _SMALLEST_LOSS = 1e-8  # below it there is none to divide by
+_TAIL = 0.5  # of the decoys, those of the larger loss
+_RATE = 0.02  # of forgetting, in the running mean of what is in the tail
+_SMALLEST_MEAN = 0.05  # weight that is made 1
 
 
 @SAMPLE_WEIGHTER_REGISTRY.register()
 class ObjectSWN(SampleWeighter):
-    """The paper's network, which sees of a positive not its own statistics but the means of those
-    that its object had in earlier batches; negatives keep weight 1. (Not in the paper.)
+    """The paper's network, which sees of a positive the means that its object has had so far, and
+    tells annotated classes from decoys; negatives keep weight 1. (Not in the paper.)
 
-    The loss of one region says little about its annotation, those of its regions over the epochs
-    say much: a wrong class shows in what the detector never comes to agree with. Only
-    classification is weighted, and of it only the question *which* class, with the loss ``-log
-    p(class | it is an object)``. The rest of the cross-entropy, ``-log p(it is an object)``, is
-    true of an object whose class is wrong as well, and keeps weight 1.
+    The loss of one region says little about its annotation, those of all regions of its object
+    more: a wrong class shows in what the detector does not come to agree with. Only classification
+    is weighted, and of it only the question *which* class, with the loss ``-log p(class | it is an
+    object)``. The rest of the cross-entropy, ``-log p(it is an object)``, is true of an object
+    whose class is wrong as well, and keeps weight 1.
 
-    The unit of that loss is the loss of a guess that knows how frequent the classes are, and
-    nothing else, ``-log(share of the class)``. The network is trained by Eq. 9 on the losses of
-    this batch in this unit, and sees those before it: so m becomes the logarithm of the loss that
-    is to be expected of an object with that past, and is positive where the detector disagrees
-    with the annotation more than a guess would. The weight is ``min(1, exp(-k m))``: no object
-    counts more than in a plain detector, so no total has to be preserved. ``k`` rises from 0 to
-    ``exponent`` while the median object's loss falls from that of the guess to half of it: a
-    detector that can not classify yet has nothing to say about classes.
+    Each object has a decoy, another class, always the same: wrong annotations look like decoys.
+    The network is trained to tell annotated classes from decoys, on what is remembered of some
+    objects in each iteration, so that its output z becomes the logarithm of the ratio r of their
+    densities. Annotations are a mixture of right ones and a share e of wrong ones, so that ``1 - e
+    / r``, at least 0, is the probability of being right (as Elkan and Noto 2008 learn from positive
+    and unlabelled data). Divided by its mean over the batch, it is the weight: the batch then
+    stands for one without wrong classes (Liu and Tao 2016), and where the detector can't tell, all
+    weights are 1. e is read off where the decoys' losses are larger than their median: hardly any
+    right annotation lies there, and half of the wrong ones.
     """
 
-    KEYS = {"EXPONENT": 6.0, "WINDOW": 4}
+    KEYS = {"WINDOW": 1}
     for_dense_detectors = False
 
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        exponent: float = 6.0,
-        window: int = 4,
-        box_loss_dim: int = 4,
-    ):
+    def __init__(self, *, num_classes: int, window: int = 1, box_loss_dim: int = 4):
         """
         Args:
-            num_classes: of the detector.
-            exponent: the largest k, greater than 0.
+            num_classes: K of the detector, at least 2.
             window: of the :class:`~swn_d2.weighting.ObjectMemory`, at least 1.
-            box_loss_dim: columns of the detector's box loss.
+            box_loss_dim: D, columns of the detector's box loss.
 
         Raises:
             UserError: an argument is out of its range.
         """
         super().__init__()
-        check(f"{_SECTION}.EXPONENT", exponent, exponent > 0, "greater than 0")
         check(f"{_SECTION}.WINDOW", window, window >= 1, "at least 1")
+        check(
+            "MODEL.ROI_HEADS.NUM_CLASSES",
+            num_classes,
+            num_classes >= 2,
+            "at least 2 for ObjectSWN, which asks whether a class is another one",
+        )
         self.num_classes = num_classes
-        self.exponent = exponent
         self.network = SampleWeightingNetwork(
             ["cls"], box_loss_dim=box_loss_dim, init="zero_output"
         )
-        # The relative loss, the IoU, the probability, the class (of which the mean is the class
-        # itself), and the box loss.
-        self.memory = ObjectMemory(4 + box_loss_dim, window=window)
+        # Of the annotated class and of the decoy the loss and the probability, the IoU, and the
+        # box loss.
+        self.memory = ObjectMemory(5 + box_loss_dim, window=window)
+        self.register_buffer("wrong_share", torch.ones(()))
 
     @classmethod
     def from_config(cls, cfg, *, box_loss_dim: int, has_mask: bool) -> dict[str, Any]:
@@ -82,67 +85,86 @@ class ObjectSWN(SampleWeighter):
         }
 
     def forward(self, statistics: SampleStatistics) -> SampleWeights:
-        # Eq. 9 has exponentials and sums over all samples: not for half precision.
+        # Exponentials and sums over all samples: not for half precision.
         with torch.autocast(statistics.cls_loss.device.type, enabled=False):
             return self._weigh(statistics.finite())
 
     def _weigh(self, statistics: SampleStatistics) -> SampleWeights:
         foreground = statistics.foreground
         objects = statistics.detail("annotation")[foreground]
-        classes = statistics.detail("gt_class")[foreground]
-        label_loss = statistics.detail("label_loss").float()
-        relative = torch.nan_to_num(label_loss.detach()[foreground]).clamp(0, _LARGEST_LOSS)
-        relative = relative / self._guess_loss(classes)
-
-        columns = [relative, statistics.iou[foreground], statistics.prob[foreground], classes]
-        now = torch.cat(
-            [torch.stack([c.float() for c in columns], dim=1), statistics.box_loss[foreground]],
-            dim=1,
-        )
-        past, seen = self.memory.recall(objects)
-        exponent = self._exponent()
-        self.memory.remember(objects, now)
-        is_known = seen > 0
-        past = torch.where(is_known[:, None], past, now)
-        remembered = SampleStatistics(
-            cls_loss=past[:, 0],
-            iou=past[:, 1],
-            prob=past[:, 2],
-            box_loss=past[:, 4:],
-            is_foreground=torch.ones_like(is_known),
-            normalizers=statistics.normalizers,
-            foreground=torch.arange(len(objects), device=objects.device),
-        )
-        m = self.network(remembered)["cls"].clamp(-_CLAMP, _CLAMP)
-        count = max(len(objects), 1)
-        objective = (torch.exp(-m) * relative).sum() / count
-        w = torch.exp(-exponent * m.detach()).clamp(max=1)
-        w = torch.where(is_known, w, torch.ones_like(w))
-        w = torch.ones_like(statistics.cls_loss).index_copy(0, foreground, w)
+        everyone = self.memory.remember(objects, self._look(statistics, objects))
+        self._estimate_share(everyone)
+        objective = self._objective(statistics.iteration)
+        mean = self._rightness(everyone).mean().clamp(min=_SMALLEST_MEAN)
+        w = torch.ones_like(statistics.cls_loss)
+        w = w.index_copy(0, foreground, self._rightness(objects) / mean)
         return SampleWeights(
-            cls=_weight_of_cross_entropy(w, label_loss, statistics),
-            # As in SWN: the value is R(m), the gradient that of all of Eq. 9.
-            regularizers={"loss_swn_cls": m.sum() / count + objective - objective.detach()},
+            cls=_weight_of_cross_entropy(w, statistics),
+            regularizers={"loss_swn_cls": objective},
             learned={"cls": w},
         )
 
-    def _guess_loss(self, classes: Tensor) -> Tensor:
-        """(F,) ``-log(share of the class)`` among the objects seen so far, each class once more."""
-        remembered, is_seen = self.memory.mean[:, 3].long(), (self.memory.seen > 0).float()
-        counts = is_seen.new_ones(self.num_classes).index_add_(0, remembered, is_seen)
-        return -torch.log(counts[classes] / counts.sum()).clamp(max=-_SMALLEST_LOSS)
+    def _objective(self, iteration: int) -> Tensor:
+        """(), how badly annotated classes are told from decoys: the mean cross-entropy over some of
+        what is remembered, all of which has its turn. The same in all processes."""
+        number = len(self.memory.seen)
+        rows = torch.arange(_NUM_REPLAYED, device=self.memory.seen.device)
+        remembered, seen = self.memory.recall((iteration * _NUM_REPLAYED + rows) % number)
+        is_seen = (seen > 0).float()
+        told = F.softplus(-self._logit(remembered, 0)) + F.softplus(self._logit(remembered, 1))
+        return (told * is_seen).sum() / (2 * is_seen.sum()).clamp(min=1)
 
-    def _exponent(self) -> Tensor:
-        """(), k for the detector as it is now."""
-        losses = torch.where(self.memory.seen > 0, self.memory.mean[:, 0], torch.nan)
-        median = torch.nanmedian(losses) if len(losses) else losses.new_tensor(torch.nan)
-        return self.exponent * (2 * (1 - torch.nan_to_num(median, nan=1.0))).clamp(0, 1)
+    @torch.no_grad()
+    def _rightness(self, objects: Tensor) -> Tensor:
+        """(n,) the probability that the class of each of these objects is right."""
+        # Of more than a half wrong, it is rather the detector that can't tell yet.
+        share = torch.minimum(self.wrong_share, 1 - self.wrong_share)
+        remembered, _ = self.memory.recall(objects)
+        return (1 - share * torch.exp(-self._logit(remembered, 0))).clamp(min=0)
+
+    def _logit(self, remembered: Tensor, which: int) -> Tensor:
+        """(n,) z of what is remembered of n objects, as they are annotated (0), or with their
+        decoys for classes (1), which the box does not depend on."""
+        everyone = torch.arange(len(remembered), device=remembered.device)
+        z = self.network(
+            SampleStatistics(
+                cls_loss=remembered[:, which],
+                prob=remembered[:, 2 + which],
+                iou=remembered[:, 4],
+                box_loss=remembered[:, 5:],
+                is_foreground=torch.ones_like(everyone, dtype=torch.bool),
+                normalizers={},
+                foreground=everyone,
+            )
+        )
+        return z["cls"].clamp(-_CLAMP, _CLAMP)
+
+    def _look(self, statistics: SampleStatistics, objects: Tensor) -> Tensor:
+        """(F, 5 + D), what the memory keeps, of this batch."""
+        foreground = statistics.foreground
+        classes = statistics.detail("gt_class")[foreground]
+        others = self.num_classes - 1
+        decoys = (classes + 1 + objects % others) % self.num_classes
+        losses = statistics.detail("label_losses")[foreground].float()
+        losses = losses.gather(1, torch.stack([classes, decoys], dim=1))
+        losses = torch.nan_to_num(losses).clamp(0, _LARGEST_LOSS)
+        iou = statistics.iou[foreground, None]
+        return torch.cat([losses, torch.exp(-losses), iou, statistics.box_loss[foreground]], dim=1)
+
+    @torch.no_grad()
+    def _estimate_share(self, objects: Tensor) -> None:
+        """Take the objects of a batch of all processes into the running share of wrong classes."""
+        if len(objects) == 0:
+            return
+        annotated, decoys = self.memory.mean[objects, :2].unbind(dim=1)
+        tail = torch.quantile(decoys, 1 - _TAIL)
+        share = (annotated > tail).float().mean() / _TAIL
+        self.wrong_share += _RATE * (share - self.wrong_share)
 
 
-def _weight_of_cross_entropy(
-    weight: Tensor, label_loss: Tensor, statistics: SampleStatistics
-) -> Tensor:
+def _weight_of_cross_entropy(weight: Tensor, statistics: SampleStatistics) -> Tensor:
     """(R,) with its graph: times the cross-entropy, it is the cross-entropy in which only the
-    part ``label_loss`` (R,) has the ``weight`` (R,)."""
+    ``label_loss`` has the ``weight`` (R,)."""
     whole = statistics.detail("cross_entropy").clamp(min=_SMALLEST_LOSS)
+    label_loss = statistics.detail("label_loss").float()
     return 1 - (1 - weight) * torch.minimum(label_loss, whole) / whole

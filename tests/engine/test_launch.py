@@ -63,11 +63,13 @@ PARTS = [
 
 
 def remember_all(batches):
-    """What a memory knows after batches of (objects, statistics)."""
+    """What a memory knows after batches of (objects, statistics), and whom it was told of."""
     memory = ObjectMemory(1, num_objects=5, window=2)
-    for objects, statistics in batches:
+    told = [
         memory.remember(torch.tensor(objects).long(), torch.tensor(statistics)[:, None])
-    return memory.get_state()
+        for objects, statistics in batches
+    ]
+    return {**memory.get_state(), "objects": torch.cat(told)}
 
 
 def remember_in_two_processes(folder):

@@ -9,89 +9,119 @@ from swn_d2.weighting.object_swn import ObjectSWN
 
 from .conftest import make_samples
 
-IS_FOREGROUND = [True] * 4 + [False] * 6
-CLASSES = [1, 0, 1, 1]  # of the positives
+NUM_CLASSES = 3
 
 
-def samples(label_loss=(0.5, 0.1, 0.3, 0.2), objects=(2, 0, 2, 1)):
-    """Four positives of three objects, and negatives; all losses have a graph."""
-    losses, statistics = make_samples(IS_FOREGROUND)
-    cls = losses.cls.detach().clone()
+def samples(annotated, decoys, *, num_negatives=6, objects=None):
+    """A positive of each object, all of class 0, and negatives. Of a positive ``annotated`` is the
+    loss of its class, ``decoys`` that of the two others; all losses have a graph."""
+    number = len(annotated)
+    losses, statistics = make_samples([True] * number + [False] * num_negatives)
+    label = torch.zeros(len(statistics))
+    label[:number] = torch.as_tensor(annotated)
+    label_losses = torch.zeros(len(statistics), NUM_CLASSES)
+    label_losses[:number] = torch.as_tensor(decoys)[:, None]
+    label_losses[:number, 0] = label[:number]
     # The rest of a positive's loss asks whether it is an object at all.
-    label = torch.zeros(10)
-    label[:4] = torch.tensor(label_loss)
-    cls[:4] = label[:4] + 0.25
+    cls = label + 0.25
     label, cls = label.requires_grad_(), cls.requires_grad_()
+    objects = torch.arange(number) if objects is None else torch.tensor(objects)
+    nothing = torch.full((num_negatives,), -1)
+    classes = torch.zeros(number, dtype=torch.long)
     details = {
-        "annotation": lambda: torch.tensor([*objects, *[-1] * 6]),
-        "gt_class": lambda: torch.tensor([*CLASSES, *[2] * 6]),
+        "annotation": lambda: torch.cat([objects, nothing]),
+        "gt_class": lambda: torch.cat([classes, nothing + 1 + NUM_CLASSES]),
         "label_loss": lambda: label,
+        "label_losses": lambda: label_losses,
         "cross_entropy": lambda: cls,
     }
     losses = replace(losses, cls=cls)
-    return losses, replace(statistics, cls_loss=cls.detach(), details=details), label
+    statistics = replace(
+        statistics, cls_loss=cls.detach(), box_loss=statistics.box_loss * 0, details=details
+    )
+    statistics.iou = statistics.iou * 0
+    return losses, statistics, label
 
 
-def weighter(num_objects=3, **kwargs):
+def weighter(num_objects, **kwargs):
     torch.manual_seed(0)
-    result = ObjectSWN(num_classes=2, **kwargs)
+    result = ObjectSWN(num_classes=NUM_CLASSES, **kwargs)
     result.memory.allocate(num_objects)
     return result
 
 
-def train(swn, steps, **kwargs):
+def train(swn, steps, *args, **kwargs):
     adam = torch.optim.Adam(swn.parameters(), lr=0.01)
-    for _ in range(steps):
-        _, statistics, _ = samples(**kwargs)
-        weights = swn(statistics)
+    for step in range(steps):
+        losses, statistics, label = samples(*args, **kwargs)
+        weights = swn(replace(statistics, iteration=step))
         adam.zero_grad()
         sum(weights.regularizers.values()).backward()
         adam.step()
-    return weights
+    return losses, weights, label
+
+
+def mixture(share, number=400, *, overlap=0.0):
+    """(n,) losses of annotated classes, of which the first ``share`` look like decoys, and those
+    of decoys."""
+    generator = torch.Generator().manual_seed(0)
+    wrong = round(number * share)
+    right = torch.rand(number - wrong, generator=generator)
+    decoys = 1 - overlap + 2 * torch.rand(number + wrong, generator=generator)
+    return torch.cat([decoys[number:], right]), decoys[:number]
 
 
 def test_starts_as_the_plain_detector():
-    swn = weighter()
-    for _ in range(2):  # the second time, all objects are known
-        losses, statistics, _ = samples()
-        weighted = losses.weighted(swn(statistics))
-        assert weighted["cls"].item() == pytest.approx(losses.cls.mean().item())
-        assert weighted["box"].item() == pytest.approx(losses.box.sum().item() / 10)
+    swn = weighter(8)
+    losses, statistics, _ = samples(*mixture(0.25, 8))
+    weighted = losses.weighted(swn(statistics))
+    assert weighted["cls"].item() == pytest.approx(losses.cls.mean().item())
+    assert weighted["box"].item() == pytest.approx(losses.box.sum().item() / len(losses.cls))
 
 
-#: Of objects 2, 0, 2 and 1. Two thirds of the objects are of class 1; each counts once more.
-GUESS = {0: -math.log(2 / 5), 1: -math.log(3 / 5)}
-LOSSES = (3 * GUESS[1], 0.2 * GUESS[0], 3 * GUESS[1], 0.1 * GUESS[1])
-
-
-def test_m_becomes_the_logarithm_of_the_loss_in_units_of_a_guess():
-    swn = weighter(exponent=2.0)
-    weights = train(swn, 600, label_loss=LOSSES)
+@pytest.mark.parametrize("share", [0.0, 0.25])
+def test_a_wrong_class_has_no_weight_and_the_mean_is_1(share):
+    swn = weighter(400)
+    _, weights, _ = train(swn, 250, *mixture(share))
+    wrong = round(400 * share)
     w = weights.learned["cls"]
-    # The median object is far below the guess, so that k is all of the exponent.
-    assert w[0].item() == pytest.approx(1 / 3**2, rel=0.1)
-    assert w[0] == w[2]  # of the same object
-    assert (w[[1, 3]] == 1).all()  # exp(-k m) is far above
-    assert (w[4:] == 1).all()
+    assert swn.wrong_share.item() == pytest.approx(share, abs=0.03)
+    assert w[wrong:400].mean().item() == pytest.approx(1 / (1 - share), abs=0.05)
+    if wrong:
+        assert w[:wrong].mean() < 0.15
+    assert (w[400:] == 1).all()
     assert weights.box is None
 
 
-@pytest.mark.parametrize("median, expected", [(1.2, 0.0), (1.0, 0.0), (0.75, 3.0), (0.4, 6.0)])
-def test_the_exponent_rises_with_what_the_detector_can(median, expected):
-    swn = weighter(4)
-    swn.memory.mean[:3, 0] = torch.tensor([0.1, median, 5.0])
-    swn.memory.seen[:3] = 1  # and the fourth, whose mean is 0, has not been seen
-    assert swn._exponent().item() == pytest.approx(expected, abs=1e-5)
+def test_the_weight_is_the_ratio_of_the_densities():
+    # Right ones are even in 0 to 1, decoys and the wrong fifth in 0.5 to 2.5: where both are, of
+    # ten annotations 8 * 0.5 are right for 2 * 0.25 wrong ones.
+    swn = weighter(400)
+    annotated, decoys = mixture(0.2, overlap=0.5)
+    _, weights, _ = train(swn, 250, annotated, decoys)
+    w = weights.learned["cls"][:400]
+    both = (annotated > 0.65) & (annotated < 0.95)
+    right, wrong = 0.8 * 1, 0.2 * 0.5
+    assert w[both].mean().item() == pytest.approx(right / (right + wrong) / 0.8, abs=0.1)
+    assert w[annotated < 0.4].mean().item() == pytest.approx(1 / 0.8, abs=0.05)
+    assert w[annotated > 1.2].mean().item() == pytest.approx(0, abs=0.15)
+
+
+def test_a_detector_that_can_not_tell_weights_nothing():
+    generator = torch.Generator().manual_seed(1)
+    annotated, decoys = torch.rand(2, 400, generator=generator)
+    swn = weighter(400)
+    _, weights, _ = train(swn, 200, annotated, decoys)
+    w = weights.learned["cls"][:400]
+    assert w.mean().item() == pytest.approx(1, abs=0.1) and w.std() < 0.3
 
 
 def test_the_weight_is_of_the_class_and_not_of_being_an_object():
-    swn = weighter(exponent=2.0)
-    train(swn, 300, label_loss=LOSSES)
-    losses, statistics, label = samples(label_loss=LOSSES)
-    weights = swn(statistics)
+    swn = weighter(400)
+    losses, weights, label = train(swn, 250, *mixture(0.25))
     w = weights.learned["cls"]
-    assert w[0] < 0.6
-    total = losses.weighted(weights)["cls"] * 10
+    assert w[:100].max() < 0.5 and w[100:400].min() > 0.9
+    total = losses.weighted(weights)["cls"] * len(w)
     expected = (losses.cls - label + w * label).sum()
     assert total.item() == pytest.approx(expected.item(), rel=1e-5)
     # In the detector the losses are functions of the scores; so is this in these two leaves.
@@ -102,54 +132,64 @@ def test_the_weight_is_of_the_class_and_not_of_being_an_object():
 
 
 def test_an_object_is_judged_by_its_past():
-    swn = weighter()
-    train(swn, 300, label_loss=LOSSES)
-    _, statistics, _ = samples(label_loss=(0.1, 5.0, 0.1, 0.1))  # the other way round, for once
-    w = swn(statistics).learned["cls"]
-    assert w[0] < 0.6 and w[1] == 1
+    swn = weighter(401, window=10)
+    annotated, decoys = mixture(0.25)
+    annotated[200] = 0.2
+    train(swn, 250, annotated, decoys)
+    annotated[0], annotated[200] = 0.1, 3.0  # the other way round, for once
+    annotated = torch.cat([annotated, torch.tensor([0.1])])  # one that has no past
+    decoys = torch.cat([decoys, torch.tensor([2.0])])
+    w = swn(samples(annotated, decoys)[1]).learned["cls"]
+    assert w[0] < 0.5 and w[200] > 1.1 and w[400] > 1.1
 
 
-def test_an_object_that_was_never_seen_has_weight_1():
-    swn = weighter(4)
-    train(swn, 300, label_loss=LOSSES)
-    _, statistics, _ = samples(label_loss=LOSSES, objects=(3, 0, 2, 1))
+def test_all_regions_of_an_object_have_its_weight():
+    swn = weighter(400)
+    train(swn, 250, *mixture(0.25))
+    _, statistics, _ = samples([0.2, 2.0, 0.4], [2.0, 2.0, 2.0], objects=[200, 3, 200])
     w = swn(statistics).learned["cls"]
-    assert w[0] == 1 and w[2] < 0.6
+    assert w[0] == w[2] != w[1]
+
+
+def test_decoys_are_other_classes_alike():
+    swn = weighter(1)
+    _, statistics, _ = samples([5.0] * 4, [0.0] * 4)
+    losses = torch.tensor([5.0, 1.0, 2.0]).repeat(len(statistics), 1)
+    details = {**statistics.details, "label_losses": lambda: losses}
+    seen = swn._look(replace(statistics, details=details), torch.arange(4))
+    assert seen[:, 0].tolist() == [5.0] * 4
+    assert seen[:, 1].tolist() == [1.0, 2.0, 1.0, 2.0]
+    assert torch.equal(seen[:, 2:4], torch.exp(-seen[:, :2]))
 
 
 def test_every_parameter_gets_a_gradient_without_positives_too():
-    swn = weighter()
-    _, statistics = make_samples([False] * 5)
-    details = {
-        "annotation": lambda: torch.full((5,), -1),
-        "gt_class": lambda: torch.full((5,), 2),
-        "label_loss": lambda: torch.zeros(5),
-        "cross_entropy": lambda: torch.ones(5),
-    }
-    weights = swn(replace(statistics, details=details))
+    swn = weighter(1)
+    _, statistics, _ = samples([], torch.zeros(0))
+    weights = swn(statistics)
     weights.regularizers["loss_swn_cls"].backward()
     assert all(p.grad is not None and not p.grad.any() for p in swn.parameters())
+    assert swn.wrong_share == 1
 
 
 def test_survives_losses_that_are_not_finite():
-    swn = weighter()
+    swn = weighter(4)
     for bad in (math.nan, math.inf):
-        _, statistics, _ = samples(label_loss=(bad, 0.1, 0.3, 0.2))
-        statistics = replace(statistics, box_loss=statistics.box_loss * bad)
+        _, statistics, _ = samples([bad, 0.1, 0.3, 0.2], [2.0, bad, 2.0, 2.0])
+        statistics = replace(statistics, box_loss=(statistics.box_loss + 1) * bad)
         regularizers = swn(statistics).regularizers
         sum(regularizers.values()).backward()
         assert all(torch.isfinite(loss) for loss in regularizers.values())
         assert all(torch.isfinite(p.grad).all() for p in swn.parameters())
-        assert torch.isfinite(swn.memory.mean).all()
+        assert torch.isfinite(swn.memory.mean).all() and torch.isfinite(swn.wrong_share)
 
 
 @pytest.mark.parametrize(
     "kwargs, message",
     [
-        ({"exponent": 0.0}, "EXPONENT is 0.0, but it must be greater than 0"),
-        ({"window": 0}, "WINDOW is 0, but it must be at least 1"),
+        ({"window": 0}, r"OBJECTSWN\.WINDOW is 0, but it must be at least 1"),
+        ({"num_classes": 1}, r"NUM_CLASSES is 1, but it must be at least 2"),
     ],
 )
 def test_refuses_values_out_of_range(kwargs, message):
-    with pytest.raises(UserError, match=rf"MODEL\.SAMPLE_WEIGHTER\.OBJECTSWN\.{message}"):
-        ObjectSWN(num_classes=2, **kwargs)
+    with pytest.raises(UserError, match=message):
+        ObjectSWN(**{"num_classes": 2, **kwargs})
