@@ -16,7 +16,7 @@ __all__ = ["ObjectSWN"]
 
 _SECTION = "MODEL.SAMPLE_WEIGHTER.OBJECTSWN"
 _CLAMP = 8.0  # of the logit
-_NUM_REPLAYED = 256  # objects that the network learns from in an iteration
+_NUM_RECENT = 512  # samples that the network learns from in an iteration
 _LARGEST_LOSS = 1e4  # as in SampleStatistics.finite
 _SMALLEST_LOSS = 1e-8  # below it there is none to divide by
 _TAIL = 0.5  # of the decoys, those of the larger loss
@@ -36,9 +36,8 @@ class ObjectSWN(SampleWeighter):
     whose class is wrong as well, and keeps weight 1.
 
     Each object has a decoy, another class, always the same: wrong annotations look like decoys.
-    The network is trained to tell annotated classes from decoys, on what is remembered of some
-    objects in each iteration, so that its output z becomes the logarithm of the ratio r of their
-    densities. Annotations are a mixture of right ones and a share e of wrong ones, so that ``1 - e
+    The network is trained to tell annotated classes from decoys, on the last few batches, so that
+    its output z becomes the logarithm of the ratio r of their densities. Annotations are a mixture of right ones and a share e of wrong ones, so that ``1 - e
     / r``, at least 0, is the probability of being right (as Elkan and Noto 2008 learn from positive
     and unlabelled data). Divided by its mean over the batch, it is the weight: the batch then
     stands for one without wrong classes (Liu and Tao 2016), and where the detector can't tell, all
@@ -75,6 +74,7 @@ class ObjectSWN(SampleWeighter):
         # box loss.
         self.memory = ObjectMemory(5 + box_loss_dim, window=window)
         self.register_buffer("wrong_share", torch.ones(()))
+        self.register_buffer("recent", torch.full((_NUM_RECENT,), -1))
 
     @classmethod
     def from_config(cls, cfg, *, box_loss_dim: int, has_mask: bool) -> dict[str, Any]:
@@ -94,7 +94,7 @@ class ObjectSWN(SampleWeighter):
         objects = statistics.detail("annotation")[foreground]
         everyone = self.memory.remember(objects, self._look(statistics, objects))
         self._estimate_share(everyone)
-        objective = self._objective(statistics.iteration)
+        objective = self._objective(everyone)
         mean = self._rightness(everyone).mean().clamp(min=_SMALLEST_MEAN)
         w = torch.ones_like(statistics.cls_loss)
         w = w.index_copy(0, foreground, self._rightness(objects) / mean)
@@ -104,15 +104,14 @@ class ObjectSWN(SampleWeighter):
             learned={"cls": w},
         )
 
-    def _objective(self, iteration: int) -> Tensor:
-        """(), how badly annotated classes are told from decoys: the mean cross-entropy over some of
-        what is remembered, all of which has its turn. The same in all processes."""
-        number = len(self.memory.seen)
-        rows = torch.arange(_NUM_REPLAYED, device=self.memory.seen.device)
-        remembered, seen = self.memory.recall((iteration * _NUM_REPLAYED + rows) % number)
-        is_seen = (seen > 0).float()
+    def _objective(self, objects: Tensor) -> Tensor:
+        """(), how badly annotated classes are told from decoys: the mean cross-entropy over the last
+        samples of all processes, to which ``objects`` belong. The same in all processes."""
+        self.recent = torch.cat([self.recent, objects])[-_NUM_RECENT:]
+        is_one = (self.recent >= 0).float()
+        remembered, _ = self.memory.recall(self.recent.clamp(min=0))
         told = F.softplus(-self._logit(remembered, 0)) + F.softplus(self._logit(remembered, 1))
-        return (told * is_seen).sum() / (2 * is_seen.sum()).clamp(min=1)
+        return (told * is_one).sum() / (2 * is_one.sum()).clamp(min=1)
 
     @torch.no_grad()
     def _rightness(self, objects: Tensor) -> Tensor:
