@@ -26,7 +26,7 @@ _SMALLEST_MEAN = 0.05  # weight that is made 1
 
 @SAMPLE_WEIGHTER_REGISTRY.register()
 class ObjectSWN(SampleWeighter):
-    """The paper's network, which sees of a positive the means that its object has had so far, and
+    """The paper's network, which sees of a positive what the training has seen of its object, and
     tells annotated classes from decoys; negatives keep weight 1. (Not in the paper.)
 
     The loss of one region says little about its annotation, those of all regions of its object

@@ -68,6 +68,9 @@ def test_the_class_part_of_the_cross_entropy():
     log_probs = F.log_softmax(scores[0], dim=1)
     classes = seen[0].detail("gt_class")
     is_object = 1 - log_probs[:, -1].exp()
+    label_losses = seen[0].detail("label_losses")
+    of_classes = -(log_probs[:, :-1] - is_object.log()[:, None])
+    assert torch.allclose(label_losses, of_classes * seen[0].is_foreground[:, None], atol=1e-5)
     for index in range(len(classes)):
         expected = 0.0
         if seen[0].is_foreground[index]:
