@@ -19,8 +19,7 @@ _CLAMP = 8.0  # of the logit
 _NUM_RECENT = 512  # samples that the network learns from in an iteration
 _LARGEST_LOSS = 1e4  # as in SampleStatistics.finite
 _SMALLEST_LOSS = 1e-8  # below it there is none to divide by
-_TAIL = 0.5  # of the decoys, those of the larger loss
-_RATE = 0.02  # of forgetting, in the running mean of what is in the tail
+_RATE = 0.02  # of forgetting, in the running mean of the share of wrong classes
 _SMALLEST_MEAN = 0.05  # weight that is made 1
 
 
@@ -37,12 +36,13 @@ class ObjectSWN(SampleWeighter):
 
     Each object has a decoy, another class, always the same: wrong annotations look like decoys.
     The network is trained to tell annotated classes from decoys, on the last few batches, so that
-    its output z becomes the logarithm of the ratio r of their densities. Annotations are a mixture of right ones and a share e of wrong ones, so that ``1 - e
-    / r``, at least 0, is the probability of being right (as Elkan and Noto 2008 learn from positive
-    and unlabelled data). Divided by its mean over the batch, it is the weight: the batch then
-    stands for one without wrong classes (Liu and Tao 2016), and where the detector can't tell, all
-    weights are 1. e is read off where the decoys' losses are larger than their median: hardly any
-    right annotation lies there, and half of the wrong ones.
+    its output z becomes the logarithm of the ratio r of their densities. Annotations are a mixture
+    of right ones and a share e of wrong ones, so that ``1 - e / r``, at least 0, is the probability
+    of being right (as Elkan and Noto 2008 learn from positive and unlabelled data). Divided by its
+    mean over the batch, it is the weight: the batch then stands for one without wrong classes (Liu
+    and Tao 2016), and where the detector can't tell, all weights are 1. e is read off where losses
+    are larger than the decoys' median: hardly any right annotation lies there, and half of the
+    wrong ones.
     """
 
     KEYS = {"WINDOW": 1}
@@ -156,8 +156,7 @@ class ObjectSWN(SampleWeighter):
         if len(objects) == 0:
             return
         annotated, decoys = self.memory.mean[objects, :2].unbind(dim=1)
-        tail = torch.quantile(decoys, 1 - _TAIL)
-        share = (annotated > tail).float().mean() / _TAIL
+        share = 2 * (annotated > decoys.median()).float().mean().clamp(max=0.5)
         self.wrong_share += _RATE * (share - self.wrong_share)
 
 
