@@ -105,8 +105,8 @@ class ObjectSWN(SampleWeighter):
         )
 
     def _objective(self, objects: Tensor) -> Tensor:
-        """(), how badly annotated classes are told from decoys: the mean cross-entropy over the last
-        samples of all processes, to which ``objects`` belong. The same in all processes."""
+        """(), how badly annotated classes are told from decoys: the mean cross-entropy over the
+        last samples of all processes, with these ``objects``. The same in all processes."""
         self.recent = torch.cat([self.recent, objects])[-_NUM_RECENT:]
         is_one = (self.recent >= 0).float()
         remembered, _ = self.memory.recall(self.recent.clamp(min=0))
