@@ -1,4 +1,4 @@
-"""SWN with a memory: an object's class counts as much as it is likely to be right."""
+"""SWN for wrong classes: an object's class counts as much as it is likely to be right."""
 
 from typing import Any
 
@@ -23,26 +23,54 @@ _RATE = 0.02  # of forgetting, in the running mean of the share of wrong classes
 _SMALLEST_MEAN = 0.05  # weight that is made 1
 
 
+class _DecoyMemory(ObjectMemory):
+    """And what else is known of the training and its data, and no part of the detector either.
+
+    Attributes:
+        wrong_share: (), the running share of annotations whose class is wrong; 1 at the start.
+        recent: (L,) long, the objects of the last samples of all processes, -1 for none yet.
+    """
+
+    def __init__(self, num_statistics: int, *, window: int):
+        super().__init__(num_statistics, window=window)
+        self.register_buffer("wrong_share", torch.ones(()), persistent=False)
+        self.register_buffer("recent", torch.full((_NUM_RECENT,), -1), persistent=False)
+
+    def allocate(self, num_objects: int) -> None:
+        super().allocate(num_objects)
+        self.wrong_share.fill_(1)
+        self.recent.fill_(-1)
+
+    def get_state(self) -> dict[str, Tensor]:
+        return {**super().get_state(), "wrong_share": self.wrong_share, "recent": self.recent}
+
+    def set_state(self, state: dict[str, Tensor]) -> None:
+        super().set_state(state)
+        self.wrong_share.copy_(state["wrong_share"])
+        self.recent.copy_(state["recent"])
+
+
 @SAMPLE_WEIGHTER_REGISTRY.register()
 class ObjectSWN(SampleWeighter):
-    """The paper's network, which sees of a positive what the training has seen of its object, and
-    tells annotated classes from decoys; negatives keep weight 1. (Not in the paper.)
+    """The paper's network, which sees of a positive the means over its object's regions, and tells
+    annotated classes from decoys; negatives keep weight 1. (Not in the paper.)
 
     The loss of one region says little about its annotation, those of all regions of its object
-    more: a wrong class shows in what the detector does not come to agree with. Only classification
-    is weighted, and of it only the question *which* class, with the loss ``-log p(class | it is an
-    object)``. The rest of the cross-entropy, ``-log p(it is an object)``, is true of an object
-    whose class is wrong as well, and keeps weight 1.
+    more: a wrong class shows in what the detector does not come to agree with. They are the regions
+    of this batch and, with a larger ``window``, of earlier ones. Only classification is weighted,
+    and of it only the question *which* class, with the loss ``-log p(class | it is an object)``.
+    The rest of the cross-entropy, ``-log p(it is an object)``, is true of an object whose class is
+    wrong as well, and keeps weight 1.
 
-    Each object has a decoy, another class, always the same: wrong annotations look like decoys.
-    The network is trained to tell annotated classes from decoys, on the last few batches, so that
-    its output z becomes the logarithm of the ratio r of their densities. Annotations are a mixture
-    of right ones and a share e of wrong ones, so that ``1 - e / r``, at least 0, is the probability
-    of being right (as Elkan and Noto 2008 learn from positive and unlabelled data). Divided by its
-    mean over the batch, it is the weight: the batch then stands for one without wrong classes (Liu
-    and Tao 2016), and where the detector can't tell, all weights are 1. e is read off where losses
-    are larger than the decoys' median: hardly any right annotation lies there, and half of the
-    wrong ones.
+    Each object has a decoy, another class, always the same. The network is trained to tell
+    annotated classes from decoys, on the last samples, so that its output z becomes the logarithm
+    of r, the density of annotated classes over that of decoys. Annotations are a mixture of right
+    ones and a share e of wrong ones, which are taken to look like decoys, so that ``1 - e / r``, at
+    least 0, is the probability of being right (as Elkan and Noto 2008 learn from positive and
+    unlabelled data). Divided by its mean over the batch, it is the weight: the batch then stands
+    for one without wrong classes (Liu and Tao 2016), and where the detector can't tell, all weights
+    are 1. e is twice the share of annotated losses above the decoys' median, where hardly any right
+    annotation lies and half of the wrong ones, as a running mean.
     """
 
     KEYS = {"WINDOW": 1}
@@ -52,7 +80,7 @@ class ObjectSWN(SampleWeighter):
         """
         Args:
             num_classes: K of the detector, at least 2.
-            window: of the :class:`~swn_d2.weighting.ObjectMemory`, at least 1.
+            window: of the :class:`~swn_d2.weighting.ObjectMemory`, at least 1: this batch alone.
             box_loss_dim: D, columns of the detector's box loss.
 
         Raises:
@@ -72,9 +100,7 @@ class ObjectSWN(SampleWeighter):
         )
         # Of the annotated class and of the decoy the loss and the probability, the IoU, and the
         # box loss.
-        self.memory = ObjectMemory(5 + box_loss_dim, window=window)
-        self.register_buffer("wrong_share", torch.ones(()))
-        self.register_buffer("recent", torch.full((_NUM_RECENT,), -1))
+        self.memory = _DecoyMemory(5 + box_loss_dim, window=window)
 
     @classmethod
     def from_config(cls, cfg, *, box_loss_dim: int, has_mask: bool) -> dict[str, Any]:
@@ -107,9 +133,9 @@ class ObjectSWN(SampleWeighter):
     def _objective(self, objects: Tensor) -> Tensor:
         """(), how badly annotated classes are told from decoys: the mean cross-entropy over the
         last samples of all processes, with these ``objects``. The same in all processes."""
-        self.recent = torch.cat([self.recent, objects])[-_NUM_RECENT:]
-        is_one = (self.recent >= 0).float()
-        remembered, _ = self.memory.recall(self.recent.clamp(min=0))
+        recent = self.memory.recent.copy_(torch.cat([self.memory.recent, objects])[-_NUM_RECENT:])
+        is_one = (recent >= 0).float()
+        remembered, _ = self.memory.recall(recent.clamp(min=0))
         told = F.softplus(-self._logit(remembered, 0)) + F.softplus(self._logit(remembered, 1))
         return (told * is_one).sum() / (2 * is_one.sum()).clamp(min=1)
 
@@ -117,7 +143,7 @@ class ObjectSWN(SampleWeighter):
     def _rightness(self, objects: Tensor) -> Tensor:
         """(n,) the probability that the class of each of these objects is right."""
         # Of more than a half wrong, it is rather the detector that can't tell yet.
-        share = torch.minimum(self.wrong_share, 1 - self.wrong_share)
+        share = torch.minimum(self.memory.wrong_share, 1 - self.memory.wrong_share)
         remembered, _ = self.memory.recall(objects)
         return (1 - share * torch.exp(-self._logit(remembered, 0))).clamp(min=0)
 
@@ -157,7 +183,7 @@ class ObjectSWN(SampleWeighter):
             return
         annotated, decoys = self.memory.mean[objects, :2].unbind(dim=1)
         share = 2 * (annotated > decoys.median()).float().mean().clamp(max=0.5)
-        self.wrong_share += _RATE * (share - self.wrong_share)
+        self.memory.wrong_share += _RATE * (share - self.memory.wrong_share)
 
 
 def _weight_of_cross_entropy(weight: Tensor, statistics: SampleStatistics) -> Tensor:

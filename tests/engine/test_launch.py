@@ -12,7 +12,9 @@ from detectron2.utils import comm
 from swn_d2.engine import build_joint_optimizer, launch
 from swn_d2.engine.cluster import Place
 from swn_d2.errors import UserError, user_errors_exit
+from swn_d2.weighting import SampleStatistics
 from swn_d2.weighting.memory import ObjectMemory
+from swn_d2.weighting.object_swn import ObjectSWN
 from tests.tiny import (
     DETECTORS,
     READINGS,
@@ -78,9 +80,49 @@ def remember_in_two_processes(folder):
     torch.save(state, f"{folder}/memory {comm.get_rank()}.pt")
 
 
+def weigh_all(batches):
+    """All that an ObjectSWN holds after it was trained on batches of (objects, losses)."""
+    torch.manual_seed(0)
+    weighter = ObjectSWN(num_classes=3)
+    weighter.memory.allocate(5)
+    adam = torch.optim.Adam(weighter.parameters(), lr=0.01)
+    for objects, losses in batches:
+        losses = torch.tensor(losses)
+        objects, number = torch.tensor(objects).long(), len(objects)
+        nothing = torch.zeros(number)
+        details = {
+            "annotation": lambda objects=objects: objects,
+            "gt_class": lambda number=number: torch.zeros(number, dtype=torch.long),
+            "label_loss": lambda losses=losses: losses,
+            "label_losses": lambda losses=losses: torch.stack([losses, 9 - losses, 9 - losses], 1),
+            "cross_entropy": lambda losses=losses: losses + 1,
+        }
+        statistics = SampleStatistics(
+            cls_loss=losses + 1,
+            box_loss=torch.zeros(number, 4),
+            iou=nothing,
+            prob=nothing,
+            is_foreground=nothing == 0,
+            normalizers={},
+            details=details,
+        )
+        # Nothing is averaged over processes: the objective is the same in all of them.
+        objective = weighter(statistics).regularizers["loss_swn_cls"]
+        adam.zero_grad()
+        objective.backward()
+        adam.step()
+    return {**weighter.state_dict(), **weighter.memory.get_state()}
+
+
+def weigh_in_two_processes(folder):
+    state = weigh_all([of_processes[comm.get_rank()] for of_processes in PARTS])
+    torch.save(state, f"{folder}/weighter {comm.get_rank()}.pt")
+
+
 def work_in_two_processes(folder):
     train_in_two_processes(folder)
     remember_in_two_processes(folder)
+    weigh_in_two_processes(folder)
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +155,16 @@ def test_two_processes_remember_the_same_as_one(trained):
     # By hand, for the objects 0 and 4, which was never there.
     assert first["seen"].tolist() == [2.0, 2.0, 2.0, 3.0, 0.0]
     assert first["mean"][[0, 4]].tolist() == [[4.0], [0.0]]
+
+
+def test_two_processes_learn_from_decoys_as_one(trained):
+    first, second = (torch.load(trained / f"weighter {rank}.pt") for rank in (0, 1))
+    alone = weigh_all([(a + b, x + y) for (a, x), (b, y) in PARTS])
+    for name, value in alone.items():
+        assert torch.equal(first[name], second[name]), name
+        assert torch.allclose(first[name], value, atol=1e-5), name
+    assert first["recent"].tolist()[-12:] == [3, 1, 3, 3, 0, 1, 0, 3, 3, 2, 2, 3, 3][-12:]
+    assert 0.8 < first["wrong_share"] < 1
 
 
 def fail_as_a_user_error():
