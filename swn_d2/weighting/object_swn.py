@@ -19,6 +19,7 @@ _CLAMP = 8.0  # of the logit
 _NUM_RECENT = 512  # samples that the network learns from in an iteration
 _LARGEST_LOSS = 1e4  # as in SampleStatistics.finite
 _SMALLEST_LOSS = 1e-8  # below it there is none to divide by
+_TAIL = 0.2  # of the decoys, those of the largest loss
 _RATE = 0.02  # of forgetting, in the running mean of the share of wrong classes
 _SMALLEST_MEAN = 0.05  # weight that is made 1
 
@@ -69,8 +70,8 @@ class ObjectSWN(SampleWeighter):
     least 0, is the probability of being right (as Elkan and Noto 2008 learn from positive and
     unlabelled data). Divided by its mean over the batch, it is the weight: the batch then stands
     for one without wrong classes (Liu and Tao 2016), and where the detector can't tell, all weights
-    are 1. e is twice the share of annotated losses above the decoys' median, where hardly any right
-    annotation lies and half of the wrong ones, as a running mean.
+    are 1. e is read off where the decoys' losses are largest: where a fifth of them lies there is
+    no right annotation any more, and a fifth of the wrong ones.
     """
 
     KEYS = {"WINDOW": 1}
@@ -142,8 +143,9 @@ class ObjectSWN(SampleWeighter):
     @torch.no_grad()
     def _rightness(self, objects: Tensor) -> Tensor:
         """(n,) the probability that the class of each of these objects is right."""
-        # Of more than a half wrong, it is rather the detector that can't tell yet.
-        share = torch.minimum(self.memory.wrong_share, 1 - self.memory.wrong_share)
+        # Where more than a third seems to be wrong, it is rather the detector that can't tell yet.
+        share = self.memory.wrong_share
+        share = torch.minimum(share, (1 - 2 * share).clamp(min=0))
         remembered, _ = self.memory.recall(objects)
         return (1 - share * torch.exp(-self._logit(remembered, 0))).clamp(min=0)
 
@@ -182,7 +184,8 @@ class ObjectSWN(SampleWeighter):
         if len(objects) == 0:
             return
         annotated, decoys = self.memory.mean[objects, :2].unbind(dim=1)
-        share = 2 * (annotated > decoys.median()).float().mean().clamp(max=0.5)
+        tail = torch.quantile(decoys, 1 - _TAIL)
+        share = ((annotated > tail).float().mean() / _TAIL).clamp(max=1)
         self.memory.wrong_share += _RATE * (share - self.memory.wrong_share)
 
 
