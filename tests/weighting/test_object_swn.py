@@ -82,12 +82,13 @@ def test_starts_as_the_plain_detector():
 @pytest.mark.parametrize("share", [0.0, 0.25])
 def test_a_wrong_class_has_no_weight_and_the_mean_is_1(share):
     swn = weighter(400)
-    _, weights, _ = train(swn, 80, *mixture(share))
-    wrong = round(400 * share)
-    w = weights.learned["cls"]
+    train(swn, 80, *mixture(share))
     # The running mean starts at 1, and forgets 2 % at each step.
     expected = share + (1 - share) * 0.98**80
     assert swn.memory.wrong_share.item() == pytest.approx(expected, abs=0.03)
+    swn.memory.wrong_share.fill_(share)
+    weights = swn(samples(*mixture(share))[1])
+    w, wrong = weights.learned["cls"], round(400 * share)
     assert w[wrong:400].mean().item() == pytest.approx(1 / (1 - share), abs=0.05)
     if wrong:
         assert w[:wrong].mean() < 0.15
@@ -110,6 +111,14 @@ def test_the_weight_is_the_ratio_of_the_densities():
     assert w[both].mean().item() == pytest.approx(right / (right + wrong) / 0.8, abs=0.05)
     assert w[annotated < 0.4].mean().item() == pytest.approx(1 / 0.8, abs=0.03)
     assert w[annotated > 1.2].mean().item() == pytest.approx(0, abs=0.1)
+
+
+@pytest.mark.parametrize("share, believed", [(0.2, 0.2), (0.4, 0.2), (0.5, 0.0), (1.0, 0.0)])
+def test_more_than_a_third_is_not_believed(share, believed):
+    swn = weighter(2)
+    swn.memory.wrong_share.fill_(share)
+    right = swn._rightness(torch.arange(2))  # of a network that says 0: r is 1
+    assert right.tolist() == pytest.approx([1 - believed] * 2)
 
 
 def test_a_detector_that_can_not_tell_weights_nothing():
