@@ -95,7 +95,9 @@ def recall_objects(model: nn.Module, num_objects: int, checkpoint: Path) -> None
         return
     states = read_checkpoint(str(checkpoint)).get("trainer", {}).get("object_memories", [])
     if len(states) != len(memories):
-        raise UserError(f"{checkpoint} has not what was remembered; give one that can be resumed.")
+        raise UserError(
+            f"{checkpoint} does not have what was remembered; give one that can be resumed."
+        )
     for memory, state in zip(memories, states, strict=True):
         memory.allocate(num_objects)
         memory.set_state(state)
@@ -123,19 +125,20 @@ def main() -> None:
     add_debug_argument(parser)
     args = parser.parse_args()
     register_own(args)
-    if args.dataset not in DatasetCatalog:
-        raise UserError(unknown_dataset(args.dataset))
     if args.batches < 1:
         raise UserError("--batches must be at least 1.")
-    for folder in args.runs:
+    runs = [RunFolder(folder) for folder in args.runs]  # which know data sets, too
+    if args.dataset not in DatasetCatalog:
+        raise UserError(unknown_dataset(args.dataset))
+    for run in runs:
         columns = positives(
-            RunFolder(folder),
+            run,
             args.batches,
             dataset=args.dataset,
-            checkpoint=args.checkpoint and Path(folder) / args.checkpoint,
+            checkpoint=args.checkpoint and run.path / args.checkpoint,
         )
         is_noisy = columns.pop("is_noisy") == 1
-        print(f"{folder}: {len(is_noisy)} positives, {is_noisy.mean():.0%} of noisy annotations")
+        print(f"{run.path}: {len(is_noisy)} positives, {is_noisy.mean():.0%} of noisy annotations")
         if is_noisy.all() or not is_noisy.any():
             raise UserError(
                 f"nothing can be told apart: {args.dataset} was made without noise. Make "

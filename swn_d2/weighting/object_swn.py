@@ -122,9 +122,10 @@ class ObjectSWN(SampleWeighter):
         everyone = self.memory.remember(objects, self._look(statistics, objects))
         self._estimate_share(everyone)
         objective = self._objective(everyone)
-        mean = self._rightness(everyone).mean().clamp(min=_SMALLEST_MEAN)
+        right = self._rightness(torch.cat([objects, everyone]))
+        mean = right[len(objects) :].mean().clamp(min=_SMALLEST_MEAN)
         w = torch.ones_like(statistics.cls_loss)
-        w = w.index_copy(0, foreground, self._rightness(objects) / mean)
+        w = w.index_copy(0, foreground, right[: len(objects)] / mean)
         return SampleWeights(
             cls=_weight_of_cross_entropy(w, statistics),
             regularizers={"loss_swn_cls": objective},

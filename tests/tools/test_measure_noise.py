@@ -112,7 +112,7 @@ def test_noise_that_was_added_to_other_data(digit_scenes_here, tmp_path, monkeyp
         assert (area is not None and abs(float(area[1]) - 0.5) > 0.3) == is_known
     del content["trainer"]
     torch.save(content, folder / "later.pth")
-    with pytest.raises(tool.UserError, match="later.pth has not what was remembered"):
+    with pytest.raises(tool.UserError, match="later.pth does not have what was remembered"):
         tool.main()
 
 
