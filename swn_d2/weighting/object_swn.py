@@ -1,5 +1,6 @@
 """SWN for wrong classes: an object's class counts as much as it is likely to be right."""
 
+import math
 from typing import Any
 
 import torch
@@ -19,8 +20,9 @@ _CLAMP = 8.0  # of the logit
 _NUM_RECENT = 512  # samples that the network learns from in an iteration
 _LARGEST_LOSS = 1e4  # as in SampleStatistics.finite
 _SMALLEST_LOSS = 1e-8  # below it there is none to divide by
-_TAIL = 0.2  # of the decoys, those of the largest loss
-_RATE = 0.02  # of forgetting, in the running mean of the share of wrong classes
+_UNLIKELY = 8  # times less likely than by chance is a class that is taken for a wrong one
+_TINY = 1e-12  # a share that is none
+_RATE = 0.02  # of forgetting, in the running shares of unlikely classes
 _SMALLEST_MEAN = 0.05  # weight that is made 1
 
 
@@ -28,26 +30,33 @@ class _DecoyMemory(ObjectMemory):
     """And what else is known of the training and its data, and no part of the detector either.
 
     Attributes:
-        wrong_share: (), the running share of annotations whose class is wrong; 1 at the start.
+        unlikely: (2,), the running shares of annotated classes and of decoys that the detector
+            finds unlikely; 1 at the start.
         recent: (L,) long, the objects of the last samples of all processes, -1 for none yet.
     """
 
     def __init__(self, num_statistics: int, *, window: int):
         super().__init__(num_statistics, window=window)
-        self.register_buffer("wrong_share", torch.ones(()), persistent=False)
+        self.register_buffer("unlikely", torch.ones(2), persistent=False)
         self.register_buffer("recent", torch.full((_NUM_RECENT,), -1), persistent=False)
+
+    @property
+    def wrong_share(self) -> Tensor:
+        """(), of the annotations those whose class is wrong."""
+        annotated, decoys = self.unlikely
+        return (annotated / decoys.clamp(min=_TINY)).clamp(max=1)
 
     def allocate(self, num_objects: int) -> None:
         super().allocate(num_objects)
-        self.wrong_share.fill_(1)
+        self.unlikely.fill_(1)
         self.recent.fill_(-1)
 
     def get_state(self) -> dict[str, Tensor]:
-        return {**super().get_state(), "wrong_share": self.wrong_share, "recent": self.recent}
+        return {**super().get_state(), "unlikely": self.unlikely, "recent": self.recent}
 
     def set_state(self, state: dict[str, Tensor]) -> None:
         super().set_state(state)
-        self.wrong_share.copy_(state["wrong_share"])
+        self.unlikely.copy_(state["unlikely"])
         self.recent.copy_(state["recent"])
 
 
@@ -70,8 +79,8 @@ class ObjectSWN(SampleWeighter):
     least 0, is the probability of being right (as Elkan and Noto 2008 learn from positive and
     unlabelled data). Divided by its mean over the batch, it is the weight: the batch then stands
     for one without wrong classes (Liu and Tao 2016), and where the detector can't tell, all weights
-    are 1. e is read off where the decoys' losses are largest: where a fifth of them lies there is
-    no right annotation any more, and a fifth of the wrong ones.
+    are 1. e is read off where the detector finds a class eight times less likely than by chance: no
+    right annotation is there, and of the wrong ones the same part as of the decoys.
     """
 
     KEYS = {"WINDOW": 1}
@@ -181,13 +190,12 @@ class ObjectSWN(SampleWeighter):
 
     @torch.no_grad()
     def _estimate_share(self, objects: Tensor) -> None:
-        """Take the objects of a batch of all processes into the running share of wrong classes."""
+        """Take the objects of a batch of all processes into the running shares."""
         if len(objects) == 0:
             return
-        annotated, decoys = self.memory.mean[objects, :2].unbind(dim=1)
-        tail = torch.quantile(decoys, 1 - _TAIL)
-        share = ((annotated > tail).float().mean() / _TAIL).clamp(max=1)
-        self.memory.wrong_share += _RATE * (share - self.memory.wrong_share)
+        bound = math.log(_UNLIKELY * self.num_classes)
+        unlikely = (self.memory.mean[objects, :2] > bound).float().mean(dim=0)
+        self.memory.unlikely += _RATE * (unlikely - self.memory.unlikely)
 
 
 def _weight_of_cross_entropy(weight: Tensor, statistics: SampleStatistics) -> Tensor:

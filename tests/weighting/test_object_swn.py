@@ -68,7 +68,13 @@ def mixture(share, number=400, *, overlap=0.0):
     wrong = round(number * share)
     right = torch.rand(number - wrong, generator=generator)
     decoys = 1 - overlap + 2 * torch.rand(number + wrong, generator=generator)
-    return torch.cat([decoys[number:], right]), decoys[:number]
+    # Up to 3, more likely than an eighth of chance, are the right ones.
+    return 3 * torch.cat([decoys[number:], right]), 3 * decoys[:number]
+
+
+def believe(swn, share):
+    """Let it take this ``share`` of the annotated classes for wrong."""
+    swn.memory.unlikely.copy_(torch.tensor([share, 1.0]))
 
 
 def test_starts_as_the_plain_detector():
@@ -83,10 +89,10 @@ def test_starts_as_the_plain_detector():
 def test_a_wrong_class_has_no_weight_and_the_mean_is_1(share):
     swn = weighter(400)
     train(swn, 80, *mixture(share))
-    # The running mean starts at 1, and forgets 2 % at each step.
+    # The running shares start at 1, and forget 2 % at each step. Nearly all decoys are unlikely.
     expected = share + (1 - share) * 0.98**80
     assert swn.memory.wrong_share.item() == pytest.approx(expected, abs=0.03)
-    swn.memory.wrong_share.fill_(share)
+    believe(swn, share)
     weights = swn(samples(*mixture(share))[1])
     w, wrong = weights.learned["cls"], round(400 * share)
     assert w[wrong:400].mean().item() == pytest.approx(1 / (1 - share), abs=0.05)
@@ -99,31 +105,50 @@ def test_a_wrong_class_has_no_weight_and_the_mean_is_1(share):
 
 
 def test_the_weight_is_the_ratio_of_the_densities():
-    # Right ones are even in 0 to 1, decoys and the wrong fifth in 0.5 to 2.5: where both are, of
+    # Right ones are even in 0 to 3, decoys and the wrong fifth in 1.5 to 7.5: where both are, of
     # ten annotations 8 * 0.5 are right for 2 * 0.25 wrong ones.
     swn = weighter(400)
     annotated, decoys = mixture(0.2, overlap=0.5)
     train(swn, 80, annotated, decoys)
-    swn.memory.wrong_share.fill_(0.2)
+    believe(swn, 0.2)
     w = swn(samples(annotated, decoys)[1]).learned["cls"][:400]
-    both = (annotated > 0.65) & (annotated < 0.95)
+    both = (annotated > 1.95) & (annotated < 2.85)
     right, wrong = 0.8 * 1, 0.2 * 0.5
     assert w[both].mean().item() == pytest.approx(right / (right + wrong) / 0.8, abs=0.05)
-    assert w[annotated < 0.4].mean().item() == pytest.approx(1 / 0.8, abs=0.03)
-    assert w[annotated > 1.2].mean().item() == pytest.approx(0, abs=0.1)
+    assert w[annotated < 1.2].mean().item() == pytest.approx(1 / 0.8, abs=0.03)
+    assert w[annotated > 3.6].mean().item() == pytest.approx(0, abs=0.1)
+
+
+def test_the_share_is_read_off_where_classes_are_unlikely():
+    swn = weighter(4)
+    swn.memory.unlikely.zero_()
+    bound = math.log(8 * NUM_CLASSES)
+    annotated = torch.tensor([bound + 0.1, bound - 0.1, 0.0, 0.0])
+    decoys = torch.tensor([bound + 0.1, bound + 0.1, bound - 0.1, bound + 9])
+    swn(samples(annotated, decoys)[1])
+    assert swn.memory.unlikely.tolist() == pytest.approx([0.02 * 1 / 4, 0.02 * 3 / 4])
+    assert swn.memory.wrong_share.item() == pytest.approx(1 / 3)
+
+
+def test_a_detector_that_finds_nothing_unlikely_says_nothing():
+    swn = weighter(4)
+    swn.memory.unlikely.zero_()  # as after thousands of iterations
+    assert swn.memory.wrong_share == 0
+    swn.memory.unlikely.copy_(torch.tensor([0.1, 0.0]))
+    assert swn.memory.wrong_share == 1
 
 
 @pytest.mark.parametrize("share, believed", [(0.2, 0.2), (0.4, 0.2), (0.5, 0.0), (1.0, 0.0)])
 def test_more_than_a_third_is_not_believed(share, believed):
     swn = weighter(2)
-    swn.memory.wrong_share.fill_(share)
+    believe(swn, share)
     right = swn._rightness(torch.arange(2))  # of a network that says 0: r is 1
     assert right.tolist() == pytest.approx([1 - believed] * 2)
 
 
 def test_a_detector_that_can_not_tell_weights_nothing():
     generator = torch.Generator().manual_seed(1)
-    annotated, decoys = torch.rand(2, 400, generator=generator)
+    annotated, decoys = 8 * torch.rand(2, 400, generator=generator)
     swn = weighter(400)
     _, weights, _ = train(swn, 60, annotated, decoys)
     w = weights.learned["cls"][:400]
@@ -134,7 +159,7 @@ def test_the_weight_is_of_the_class_and_not_of_being_an_object():
     swn = weighter(400)
     losses, weights, label = train(swn, 80, *mixture(0.25))
     w = weights.learned["cls"]
-    assert w[:100].max() < 0.5 and w[100:400].min() > 0.9
+    assert w[:100].mean() < 0.2 and w[100:400].mean() > 1.2
     total = losses.weighted(weights)["cls"] * len(w)
     expected = (losses.cls - label + w * label).sum()
     assert total.item() == pytest.approx(expected.item(), rel=1e-5)
@@ -148,11 +173,11 @@ def test_the_weight_is_of_the_class_and_not_of_being_an_object():
 def test_an_object_is_judged_by_its_past():
     swn = weighter(401, window=10)
     annotated, decoys = mixture(0.25)
-    annotated[200] = 0.2
+    annotated[200] = 0.6
     train(swn, 80, annotated, decoys)
-    annotated[0], annotated[200] = 0.1, 3.0  # the other way round, for once
-    annotated = torch.cat([annotated, torch.tensor([0.1])])  # one that has no past
-    decoys = torch.cat([decoys, torch.tensor([2.0])])
+    annotated[0], annotated[200] = 0.3, 9.0  # the other way round, for once
+    annotated = torch.cat([annotated, torch.tensor([0.3])])  # one that has no past
+    decoys = torch.cat([decoys, torch.tensor([6.0])])
     w = swn(samples(annotated, decoys)[1]).learned["cls"]
     assert w[0] < 0.5 and w[200] > 1.1 and w[400] > 1.1
 
@@ -161,7 +186,7 @@ def test_by_default_an_object_is_judged_by_this_batch():
     swn = weighter(400)
     annotated, decoys = mixture(0.25)
     train(swn, 80, annotated, decoys)
-    annotated[0], annotated[200] = 0.1, 3.0
+    annotated[0], annotated[200] = 0.3, 9.0
     w = swn(samples(annotated, decoys)[1]).learned["cls"]
     assert w[0] > 1.1 and w[200] < 0.5
 
@@ -178,7 +203,7 @@ def test_a_training_on_other_data_starts_anew():
 def test_all_regions_of_an_object_have_its_weight():
     swn = weighter(400)
     train(swn, 80, *mixture(0.25))
-    _, statistics, _ = samples([0.2, 2.0, 0.4], [2.0, 2.0, 2.0], objects=[200, 3, 200])
+    _, statistics, _ = samples([0.6, 6.0, 1.2], [6.0, 6.0, 6.0], objects=[200, 3, 200])
     w = swn(statistics).learned["cls"]
     assert w[0] == w[2] != w[1]
 
