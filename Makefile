@@ -39,7 +39,7 @@ check-gpu:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { \
 	    echo "error: requirements.lock is for Python 3.11 and $(PYTHON) is not that;" \
 	        "name one with 'make PYTHON=/path/to/python3.11'." >&2; exit 1; }
-	@echo 'Setting up .venv: about 3 GB of packages to fetch, 6 GB on disk.'
+	@echo 'Setting up .venv: about 3 GB of packages to fetch, 6 GB on disk, 9 GB meanwhile.'
 	rm -rf .venv
 	$(PYTHON) -m venv .venv
 	$(PIP) install --no-compile $$(grep '^setuptools==' requirements.lock)
