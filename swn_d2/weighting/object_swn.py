@@ -21,8 +21,8 @@ _NUM_RECENT = 512  # samples that the network learns from in an iteration
 _LARGEST_LOSS = 1e4  # as in SampleStatistics.finite
 _SMALLEST_LOSS = 1e-8  # below it there is none to divide by
 _UNLIKELY = 8  # times less likely than by chance is a class that is taken for a wrong one
-_TINY = 1e-12  # a share that is none
-_RATE = 0.02  # of forgetting, in the running shares of unlikely classes
+_KEPT = 0.98  # of the numbers of unlikely classes, from one batch to the next
+_TOO_FEW = 20  # unlikely classes that say nothing yet
 _SMALLEST_MEAN = 0.05  # weight that is made 1
 
 
@@ -30,25 +30,25 @@ class _DecoyMemory(ObjectMemory):
     """And what else is known of the training and its data, and no part of the detector either.
 
     Attributes:
-        unlikely: (2,), the running shares of annotated classes and of decoys that the detector
-            finds unlikely; 1 at the start.
+        unlikely: (2,), how many annotated classes and how many decoys the detector found unlikely
+            in the last batches, the older ones counting less; 0 at the start.
         recent: (L,) long, the objects of the last samples of all processes, -1 for none yet.
     """
 
     def __init__(self, num_statistics: int, *, window: int):
         super().__init__(num_statistics, window=window)
-        self.register_buffer("unlikely", torch.ones(2), persistent=False)
+        self.register_buffer("unlikely", torch.zeros(2), persistent=False)
         self.register_buffer("recent", torch.full((_NUM_RECENT,), -1), persistent=False)
 
     @property
     def wrong_share(self) -> Tensor:
         """(), of the annotations those whose class is wrong."""
-        annotated, decoys = self.unlikely
-        return (annotated / decoys.clamp(min=_TINY)).clamp(max=1)
+        annotated, decoys = self.unlikely + _TOO_FEW  # by which a detector that can't tell has 1
+        return (annotated / decoys).clamp(max=1)
 
     def allocate(self, num_objects: int) -> None:
         super().allocate(num_objects)
-        self.unlikely.fill_(1)
+        self.unlikely.zero_()
         self.recent.fill_(-1)
 
     def get_state(self) -> dict[str, Tensor]:
@@ -190,12 +190,10 @@ class ObjectSWN(SampleWeighter):
 
     @torch.no_grad()
     def _estimate_share(self, objects: Tensor) -> None:
-        """Take the objects of a batch of all processes into the running shares."""
-        if len(objects) == 0:
-            return
+        """Count the unlikely classes of the objects of a batch of all processes."""
         bound = math.log(_UNLIKELY * self.num_classes)
-        unlikely = (self.memory.mean[objects, :2] > bound).float().mean(dim=0)
-        self.memory.unlikely += _RATE * (unlikely - self.memory.unlikely)
+        self.memory.unlikely *= _KEPT
+        self.memory.unlikely += (self.memory.mean[objects, :2] > bound).sum(dim=0)
 
 
 def _weight_of_cross_entropy(weight: Tensor, statistics: SampleStatistics) -> Tensor:
