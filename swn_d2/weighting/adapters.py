@@ -106,11 +106,6 @@ def softmax_classification(scores: Tensor, gt_classes: Tensor) -> Classification
         )
         return torch.zeros_like(cross_entropy).index_copy(0, foreground, of_positives)
 
-    def label_losses() -> Tensor:
-        of_positives = -F.log_softmax(scores.detach()[foreground, :num_classes], dim=1)
-        everyone = scores.new_zeros(len(scores), num_classes)
-        return everyone.index_copy(0, foreground, of_positives)
-
     return Classification(
         loss=cross_entropy,
         gt_classes=gt_classes,
@@ -120,7 +115,7 @@ def softmax_classification(scores: Tensor, gt_classes: Tensor) -> Classification
         details={
             "cross_entropy": lambda: cross_entropy,
             "label_loss": label_loss,
-            "label_losses": label_losses,
+            "label_losses": lambda: -F.log_softmax(scores.detach()[foreground, :-1], dim=1),
             "true_prob": lambda: torch.exp(-cross_entropy),
             "class_probs": lambda: F.softmax(scores.detach(), dim=1)[:, :num_classes],
         },
@@ -144,6 +139,10 @@ def sigmoid_classification(
     target = torch.zeros_like(logits)
     target[foreground, fg_classes] = 1
 
+    def label_losses() -> Tensor:
+        # That it is this class and no other is as likely as its odds are among those of all.
+        return -F.log_softmax(logits.detach()[foreground], dim=1)
+
     def true_prob() -> Tensor:
         prob = logits.sigmoid()
         return (1 - prob.amax(dim=1)).index_copy(0, foreground, prob[foreground, fg_classes])
@@ -155,6 +154,7 @@ def sigmoid_classification(
         foreground=foreground,
         fg_prob=logits.detach()[foreground, fg_classes].sigmoid(),
         details={
+            "label_losses": label_losses,
             "true_prob": true_prob,
             "class_probs": lambda: logits.detach().sigmoid(),
         },

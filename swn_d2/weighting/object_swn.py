@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..errors import UserError
 from .checks import check
 from .memory import ObjectMemory
 from .network import SampleWeightingNetwork
@@ -68,9 +69,10 @@ class ObjectSWN(SampleWeighter):
     The loss of one region says little about its annotation, those of all regions of its object
     more: a wrong class shows in what the detector does not come to agree with. They are the regions
     of this batch and, with a larger ``window``, of earlier ones. Only classification is weighted,
-    and of it only the question *which* class, with the loss ``-log p(class | it is an object)``.
-    The rest of the cross-entropy, ``-log p(it is an object)``, is true of an object whose class is
-    wrong as well, and keeps weight 1.
+    and of a cross-entropy only the question *which* class, with the loss
+    ``-log p(class | it is an object)``. The rest, ``-log p(it is an object)``, is true of an object
+    whose class is wrong as well, and keeps weight 1. The binary losses of a dense detector have no
+    such parts, and are weighted as a whole.
 
     Each object has a decoy, another class, always the same. The network is trained to tell
     annotated classes from decoys, on the last samples, so that its output z becomes the logarithm
@@ -84,12 +86,10 @@ class ObjectSWN(SampleWeighter):
     """
 
     KEYS = {"WINDOW": 1}
-    for_dense_detectors = False
 
-    def __init__(self, *, num_classes: int, window: int = 1, box_loss_dim: int = 4):
+    def __init__(self, *, window: int = 1, box_loss_dim: int = 4):
         """
         Args:
-            num_classes: K of the detector, at least 2.
             window: of the :class:`~swn_d2.weighting.ObjectMemory`, at least 1: this batch alone.
             box_loss_dim: D, columns of the detector's box loss.
 
@@ -98,13 +98,6 @@ class ObjectSWN(SampleWeighter):
         """
         super().__init__()
         check(f"{_SECTION}.WINDOW", window, window >= 1, "at least 1")
-        check(
-            "MODEL.ROI_HEADS.NUM_CLASSES",
-            num_classes,
-            num_classes >= 2,
-            "at least 2 for ObjectSWN, which asks whether a class is another one",
-        )
-        self.num_classes = num_classes
         self.network = SampleWeightingNetwork(
             ["cls"], box_loss_dim=box_loss_dim, init="zero_output"
         )
@@ -116,7 +109,6 @@ class ObjectSWN(SampleWeighter):
     def from_config(cls, cfg, *, box_loss_dim: int, has_mask: bool) -> dict[str, Any]:
         return {
             **super().from_config(cfg, box_loss_dim=box_loss_dim, has_mask=has_mask),
-            "num_classes": cfg.MODEL.ROI_HEADS.NUM_CLASSES,
             "box_loss_dim": box_loss_dim,
         }
 
@@ -128,15 +120,22 @@ class ObjectSWN(SampleWeighter):
     def _weigh(self, statistics: SampleStatistics) -> SampleWeights:
         foreground = statistics.foreground
         objects = statistics.detail("annotation")[foreground]
-        everyone = self.memory.remember(objects, self._look(statistics, objects))
-        self._estimate_share(everyone)
+        label_losses = statistics.detail("label_losses").float()
+        num_classes = label_losses.shape[1]
+        if num_classes < 2:
+            raise UserError(
+                "the sample weighter ObjectSWN asks whether the class of an object is another one, "
+                "but the detector has only one; choose another MODEL.SAMPLE_WEIGHTER.NAME."
+            )
+        everyone = self.memory.remember(objects, self._look(statistics, objects, label_losses))
+        self._count_unlikely(everyone, math.log(_UNLIKELY * num_classes))
         objective = self._objective(everyone)
         right = self._rightness(torch.cat([objects, everyone]))
         mean = right[len(objects) :].mean().clamp(min=_SMALLEST_MEAN)
         w = torch.ones_like(statistics.cls_loss)
         w = w.index_copy(0, foreground, right[: len(objects)] / mean)
         return SampleWeights(
-            cls=_weight_of_cross_entropy(w, statistics),
+            cls=_weight_of_classification(w, statistics),
             regularizers={"loss_swn_cls": objective},
             learned={"cls": w},
         )
@@ -176,29 +175,31 @@ class ObjectSWN(SampleWeighter):
         )
         return z["cls"].clamp(-_CLAMP, _CLAMP)
 
-    def _look(self, statistics: SampleStatistics, objects: Tensor) -> Tensor:
+    def _look(
+        self, statistics: SampleStatistics, objects: Tensor, label_losses: Tensor
+    ) -> Tensor:
         """(F, 5 + D), what the memory keeps, of this batch."""
         foreground = statistics.foreground
         classes = statistics.detail("gt_class")[foreground]
-        others = self.num_classes - 1
-        decoys = (classes + 1 + objects % others) % self.num_classes
-        losses = statistics.detail("label_losses")[foreground].float()
-        losses = losses.gather(1, torch.stack([classes, decoys], dim=1))
+        num_classes = label_losses.shape[1]
+        decoys = (classes + 1 + objects % (num_classes - 1)) % num_classes
+        losses = label_losses.gather(1, torch.stack([classes, decoys], dim=1))
         losses = torch.nan_to_num(losses).clamp(0, _LARGEST_LOSS)
         iou = statistics.iou[foreground, None]
         return torch.cat([losses, torch.exp(-losses), iou, statistics.box_loss[foreground]], dim=1)
 
     @torch.no_grad()
-    def _estimate_share(self, objects: Tensor) -> None:
-        """Count the unlikely classes of the objects of a batch of all processes."""
-        bound = math.log(_UNLIKELY * self.num_classes)
+    def _count_unlikely(self, objects: Tensor, bound: float) -> None:
+        """Count the classes, of the objects of a batch of all processes, with a loss over it."""
         self.memory.unlikely *= _KEPT
         self.memory.unlikely += (self.memory.mean[objects, :2] > bound).sum(dim=0)
 
 
-def _weight_of_cross_entropy(weight: Tensor, statistics: SampleStatistics) -> Tensor:
-    """(R,) with its graph: times the cross-entropy, it is the cross-entropy in which only the
-    ``label_loss`` has the ``weight`` (R,)."""
+def _weight_of_classification(weight: Tensor, statistics: SampleStatistics) -> Tensor:
+    """(R,), of a cross-entropy with its graph: times the classification loss, it is the loss in
+    which only the ``label_loss``, if there is one, has the ``weight`` (R,)."""
+    if "label_loss" not in statistics.details:
+        return weight
     whole = statistics.detail("cross_entropy").clamp(min=_SMALLEST_LOSS)
     label_loss = statistics.detail("label_loss").float()
     return 1 - (1 - weight) * torch.minimum(label_loss, whole) / whole

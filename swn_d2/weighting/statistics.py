@@ -184,8 +184,10 @@ class SampleStatistics:
           that of the background;
         - ``cross_entropy``: (R,) with its graph, the classification loss of a softmax;
         - ``label_loss``: (R,) with its graph, the part of it that asks which class an object has,
-          ``-log p(class | it is an object)``, 0 for negatives;
-        - ``label_losses``: (R, K) what it would be for each of the K classes;
+          ``-log p(class | it is an object)``, 0 for negatives; a sum of binary losses has no such
+          part;
+        - ``label_losses``: (F, K) for positives ``-log p(class | it is an object)`` of each of the
+          K classes;
         - ``pred_boxes``: (R, 4) the predicted box, XYXY in pixels, of the true class, for
           negatives of the likeliest;
         - ``pred_score``: (R,) the largest probability of a class that is not background;

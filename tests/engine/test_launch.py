@@ -83,7 +83,7 @@ def remember_in_two_processes(folder):
 def weigh_all(batches):
     """All that an ObjectSWN holds after it was trained on batches of (objects, losses)."""
     torch.manual_seed(0)
-    weighter = ObjectSWN(num_classes=3)
+    weighter = ObjectSWN()
     weighter.memory.allocate(5)
     adam = torch.optim.Adam(weighter.parameters(), lr=0.01)
     for objects, losses in batches:

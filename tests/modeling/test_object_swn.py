@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from swn_d2.errors import UserError
+from swn_d2.weighting import sigmoid_classification
 from tests.tiny import (
     batch,
     batch_with_empty_image,
@@ -15,6 +15,7 @@ from tests.tiny import (
     weighters,
 )
 
+R_CNNS = ["faster_rcnn", "mask_rcnn", "cascade_rcnn"]
 OPTS = ["MODEL.SAMPLE_WEIGHTER.NAME", "ObjectSWN"]
 
 
@@ -35,7 +36,7 @@ def model_with_memory(detector="faster_rcnn", num_objects=3):
     return model
 
 
-@pytest.mark.parametrize("detector", ["faster_rcnn", "mask_rcnn", "cascade_rcnn"])
+@pytest.mark.parametrize("detector", [*R_CNNS, "retinanet"])
 def test_trains_with_finite_losses_and_remembers(detector):
     model = model_with_memory(detector)
     sgd = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -50,7 +51,7 @@ def test_trains_with_finite_losses_and_remembers(detector):
     assert weighters(model)[0].memory.seen.tolist() == [3, 2, 2]
 
 
-@pytest.mark.parametrize("detector", ["faster_rcnn", "mask_rcnn", "cascade_rcnn"])
+@pytest.mark.parametrize("detector", [*R_CNNS, "retinanet"])
 def test_starts_with_the_plain_losses(detector):
     plain = training_losses(tiny_model(tiny_config(detector=detector, stock=True)), batch())
     ours = training_losses(model_with_memory(detector), numbered(batch()))
@@ -70,7 +71,7 @@ def test_the_class_part_of_the_cross_entropy():
     is_object = 1 - log_probs[:, -1].exp()
     label_losses = seen[0].detail("label_losses")
     of_classes = -(log_probs[:, :-1] - is_object.log()[:, None])
-    assert torch.allclose(label_losses, of_classes * seen[0].is_foreground[:, None], atol=1e-5)
+    assert torch.allclose(label_losses, of_classes[seen[0].is_foreground], atol=1e-5)
     for index in range(len(classes)):
         expected = 0.0
         if seen[0].is_foreground[index]:
@@ -80,6 +81,20 @@ def test_the_class_part_of_the_cross_entropy():
     assert seen[0].is_foreground.any() and not seen[0].is_foreground.all()
 
 
-def test_retinanet_refuses_it():
-    with pytest.raises(UserError, match="ObjectSWN"):
-        tiny_model(tiny_config(*OPTS, detector="retinanet"))
+def test_the_classes_of_binary_losses():
+    model = model_with_memory("retinanet")
+    seen = []
+    weighters(model)[0].register_forward_hook(lambda *args: seen.append(args[1:]))
+    training_losses(model, numbered(batch()))
+    (statistics,), weights = seen[0]
+    prob = torch.linspace(0.1, 0.9, 6).view(2, 3)
+    classification = sigmoid_classification(
+        torch.logit(prob), torch.tensor([3, 1]), lambda logits, target: logits
+    )
+    # That a positive is of one class and not of the two others, among such outcomes.
+    p, q = prob[1], 1 - prob[1]
+    only = torch.stack([p[0] * q[1] * q[2], q[0] * p[1] * q[2], q[0] * q[1] * p[2]])
+    expected = -torch.log(only / only.sum())[None]
+    assert torch.allclose(classification.details["label_losses"](), expected, atol=1e-5)
+    assert statistics.detail("label_losses").shape == (len(statistics.foreground), 3)
+    assert torch.equal(weights.cls, weights.learned["cls"])  # of the loss as a whole

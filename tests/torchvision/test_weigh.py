@@ -92,7 +92,6 @@ def test_every_weighter_trains_or_is_refused(detector, name):
         "SWN": {"has_mask": has_mask, "box_loss_dim": 1 if detector == "fcos" else 4},
         "TaskUncertainty": {"has_mask": has_mask},
         "PrimeSample": {} if is_rcnn else {"isr_n_gamma": 0.0},
-        "ObjectSWN": {"num_classes": 3},
     }
     all_proposals = {"box_positive_fraction": 1.0, "box_batch_size_per_image": 100}
     model = tiny_model(detector, **(all_proposals if name == "OHEM" and is_rcnn else {}))
@@ -282,7 +281,7 @@ def test_a_second_weighter_is_refused(detector):
         ("retinanet", lambda: SWN(regularizer_divisor="loss"), "set it to group"),
         ("fcos", FocalWeighting, "weights the regions of an R-CNN"),
         ("faster_rcnn", KLLoss, "variances"),
-        ("faster_rcnn", lambda: ObjectSWN(num_classes=3), "which annotation"),
+        ("faster_rcnn", ObjectSWN, "which annotation"),
         ("faster_rcnn", OHEM, "box_positive_fraction=1.0"),
         ("faster_rcnn", lambda: SWN, "give an instance"),
         ("faster_rcnn", lambda: torch.nn.Linear(1, 1), "the weighter is a Linear"),

@@ -19,9 +19,8 @@ def samples(annotated, decoys, *, num_negatives=6, objects=None):
     losses, statistics = make_samples([True] * number + [False] * num_negatives)
     label = torch.zeros(len(statistics))
     label[:number] = torch.as_tensor(annotated)
-    label_losses = torch.zeros(len(statistics), NUM_CLASSES)
-    label_losses[:number] = torch.as_tensor(decoys)[:, None]
-    label_losses[:number, 0] = label[:number]
+    label_losses = torch.as_tensor(decoys)[:, None].repeat(1, NUM_CLASSES)
+    label_losses[:, 0] = label[:number]
     # The rest of a positive's loss asks whether it is an object at all.
     cls = label + 0.25
     label, cls = label.requires_grad_(), cls.requires_grad_()
@@ -45,7 +44,7 @@ def samples(annotated, decoys, *, num_negatives=6, objects=None):
 
 def weighter(num_objects, **kwargs):
     torch.manual_seed(0)
-    result = ObjectSWN(num_classes=NUM_CLASSES, **kwargs)
+    result = ObjectSWN(**kwargs)
     result.memory.allocate(num_objects)
     return result
 
@@ -209,9 +208,8 @@ def test_all_regions_of_an_object_have_its_weight():
 def test_decoys_are_other_classes_alike():
     swn = weighter(1)
     _, statistics, _ = samples([5.0] * 4, [0.0] * 4)
-    losses = torch.tensor([5.0, 1.0, 2.0]).repeat(len(statistics), 1)
-    details = {**statistics.details, "label_losses": lambda: losses}
-    seen = swn._look(replace(statistics, details=details), torch.arange(4))
+    losses = torch.tensor([5.0, 1.0, 2.0]).repeat(4, 1)
+    seen = swn._look(statistics, torch.arange(4), losses)
     assert seen[:, 0].tolist() == [5.0] * 4
     assert seen[:, 1].tolist() == [1.0, 2.0, 1.0, 2.0]
     assert torch.equal(seen[:, 2:4], torch.exp(-seen[:, :2]))
@@ -238,13 +236,13 @@ def test_survives_losses_that_are_not_finite():
         assert torch.isfinite(swn.memory.mean).all() and torch.isfinite(swn.memory.wrong_share)
 
 
-@pytest.mark.parametrize(
-    "kwargs, message",
-    [
-        ({"window": 0}, r"OBJECTSWN\.WINDOW is 0, but it must be at least 1"),
-        ({"num_classes": 1}, r"NUM_CLASSES is 1, but it must be at least 2"),
-    ],
-)
-def test_refuses_values_out_of_range(kwargs, message):
-    with pytest.raises(UserError, match=message):
-        ObjectSWN(**{"num_classes": 2, **kwargs})
+def test_refuses_a_window_of_no_batch():
+    with pytest.raises(UserError, match=r"OBJECTSWN\.WINDOW is 0, but it must be at least 1"):
+        ObjectSWN(window=0)
+
+
+def test_refuses_a_single_class():
+    _, statistics, _ = samples([1.0], [2.0])
+    details = {**statistics.details, "label_losses": lambda: torch.ones(1, 1)}
+    with pytest.raises(UserError, match="the detector has only one; choose another"):
+        weighter(1)(replace(statistics, details=details))
