@@ -29,6 +29,11 @@ SEED = "{seed}"
 OWN_ARGUMENTS = (
     *("--config-file", "--resume", "--eval-only", "--num-machines", "--machine-rank", "--import"),
 )
+_METRICS = "a list like [bbox/AP, bbox/AP50, segm/AP75, bbox/AP-dog, voc/AP50]"
+# Those of our evaluators can be checked before a run has them; others may be of an --import.
+_METRIC = re.compile(
+    r"(bbox|segm)/(AP(50|75|s|m|l)?|AP-.+)|voc/AP(50|75)?|(?!(bbox|segm|voc)/).*/.*"
+)
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,7 @@ def load_matrix(file: str | Path, *, imports: Sequence[str] = ()) -> Matrix:
     title = top.take("title", _is_text, "a text", Path(file).stem)
     output = Path(top.take("output", _is_path, "the path of a folder"))
     seeds = top.take("seeds", _are_seeds, "a list of different whole numbers from 0 to 2^32 - 1")
-    metrics = top.take("metrics", _are_metrics, "a list like [bbox/AP, bbox/AP50]", ["bbox/AP"])
+    metrics = top.take("metrics", _are_metrics, _METRICS, ["bbox/AP"])
     data = top.take("data", _are_commands, "a list of commands", [])
     environment = top.take("environment", _is_environment, "a mapping from names to values", {})
     arguments = top.take("train_net_args", _are_scalars, "a list of arguments", [])
@@ -361,4 +366,4 @@ def _are_seeds(value: Any) -> bool:
 
 
 def _are_metrics(value: Any) -> bool:
-    return _are_texts(value) and len(value) > 0 and all("/" in item for item in value)
+    return _are_texts(value) and len(value) > 0 and all(map(_METRIC.fullmatch, value))

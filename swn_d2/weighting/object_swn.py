@@ -175,9 +175,7 @@ class ObjectSWN(SampleWeighter):
         )
         return z["cls"].clamp(-_CLAMP, _CLAMP)
 
-    def _look(
-        self, statistics: SampleStatistics, objects: Tensor, label_losses: Tensor
-    ) -> Tensor:
+    def _look(self, statistics: SampleStatistics, objects: Tensor, label_losses: Tensor) -> Tensor:
         """(F, 5 + D), what the memory keeps, of this batch."""
         foreground = statistics.foreground
         classes = statistics.detail("gt_class")[foreground]

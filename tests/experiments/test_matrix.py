@@ -31,6 +31,11 @@ def test_runs_are_rows_times_seeds(write_matrix, config_file, tmp_path):
     assert matrix.title == "matrix" and matrix.metrics == ("bbox/AP",)
 
 
+def test_metrics_of_every_evaluator(write_matrix):
+    metrics = ["bbox/AP", "segm/APl", "bbox/AP-potted plant", "voc/AP50", "mine/score"]
+    assert load_matrix(write_matrix(metrics=metrics)).metrics == tuple(metrics)
+
+
 def test_code_of_ones_own(write_matrix, tmp_path, monkeypatch):
     """It is imported here, by every run, and is part of what a result depends on."""
     monkeypatch.chdir(tmp_path)
@@ -105,6 +110,8 @@ ROW = {"config": "configs/none.yaml"}
         ({"common": {"SOLVER.BASE_LR": -1.0}}, "row 'plain': SOLVER.BASE_LR is -1.0, but it must"),
         ({"metrics": []}, "metrics is"),
         ({"metrics": ["AP"]}, r"\['AP'\], but it must be a list like \[bbox/AP"),
+        ({"metrics": ["bbox/AP", "bbox/Ap50"]}, r"'bbox/Ap50'\], but it must be a list like"),
+        ({"metrics": ["voc/APs"]}, r"\['voc/APs'\], but it must be a list like"),
         ({"baseline": "plane"}, "baseline 'plane' is none of the rows: plain, lambda 0.1"),
         ({"baseline": None}, "key baseline is missing"),
         ({"rows": {}}, "rows is {}"),
