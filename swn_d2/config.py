@@ -56,7 +56,8 @@ def add_swn_config(cfg: CfgNode) -> None:
     # "normal": all layers from N(0, 1e-4^2); "zero_output": PyTorch's own, output layers 0.
     swn.INIT = "zero_output"
     # Average m of the classification task over positives and negatives apart ("per_group"), over
-    # all samples ("all"), or leave every sample its own ("none").
+    # all samples ("all"), or leave every sample its own ("none"); or give the positives of an
+    # object what its class is likely to be right ("per_object").
     swn.CLS_AVERAGING = "none"
     # What R(m) is divided by: the number of samples in the "group" that it covers, or what the
     # detector divides the "loss" by.

@@ -16,6 +16,7 @@ from .objective import (
     preserve_total_loss,
     regularizer,
 )
+from .rightness import ClassRightness
 from .statistics import TASKS, SampleStatistics, SampleWeights
 from .weighters import SAMPLE_WEIGHTER_REGISTRY, SampleWeighter
 
@@ -38,7 +39,10 @@ class SWN(SampleWeighter):
     counts within its group: positives and negatives for the classification loss, positives for
     the other losses. The network is trained by Eq. 9 in units of the group's mean loss: a sample
     with that loss has its stationary point at w = 1, whatever the scale of the detector's loss.
-    Lambda is then a factor on all of the objective, to which Adam is nearly indifferent.
+    Lambda is then a factor on all of the objective, to which Adam is nearly indifferent. In
+    classification, where a large loss is what there is to learn, it takes more: the positives of an
+    object count as much as its class is likely to be right (:class:`ClassRightness`, with a network
+    of its own), from when the detector can tell.
 
     In both, what the detector sees is ``1 + a (w - 1)``. ``a`` rises linearly from 0 to
     ``strength`` while the iterations go through ``ease_in``: the losses of a detector that can
@@ -79,7 +83,8 @@ class SWN(SampleWeighter):
                 formulation could not leave the start that "normal" gives it.
             cls_averaging: average m of the classification task over positives and negatives
                 apart ("per_group"), over all samples ("all"), or not ("none"). Averaged weights
-                say nothing relative to their group.
+                say nothing relative to their group. With "per_object", for relative weights alone,
+                the statistics are averaged, and the weight is the one that the class says.
             regularizer_divisor: "group" divides R(m) by the number of samples in the group,
                 "loss" by what the detector divides the loss by.
             relative: the formulation, see the class.
@@ -101,14 +106,20 @@ class SWN(SampleWeighter):
         check_choice("MODEL.SWN.BOX_LOSS_FEATURE", box_loss_feature, ("columns", "sum"))
         check_choice("MODEL.SWN.HEADS", heads, ("separate", "shared"))
         check_choice("MODEL.SWN.INIT", init, ("normal", "zero_output"))
-        check_choice("MODEL.SWN.CLS_AVERAGING", cls_averaging, ("per_group", "all", "none"))
+        averagings = ("per_group", "all", "none", "per_object")
+        check_choice("MODEL.SWN.CLS_AVERAGING", cls_averaging, averagings)
         check_choice("MODEL.SWN.REGULARIZER_DIVISOR", regularizer_divisor, ("group", "loss"))
         for task in tasks:
             check_choice("MODEL.SWN.TASKS", task, TASKS)
-        if relative and "cls" in tasks and cls_averaging != "none":
+        if relative and "cls" in tasks and cls_averaging in ("per_group", "all"):
             raise UserError(
                 f"MODEL.SWN.CLS_AVERAGING is {cls_averaging!r}, and averaged weights are 1 "
-                "relative to their group; set it to none, or MODEL.SWN.RELATIVE to False."
+                "relative to their group; set it to per_object, or MODEL.SWN.RELATIVE to False."
+            )
+        if not relative and "cls" in tasks and cls_averaging == "per_object":
+            raise UserError(
+                "MODEL.SWN.CLS_AVERAGING is 'per_object', which makes relative weights; set it to "
+                "per_group, or MODEL.SWN.RELATIVE to True."
             )
         if relative and init == "normal":
             raise UserError(
@@ -118,6 +129,17 @@ class SWN(SampleWeighter):
         self.tasks = tuple(t for t in TASKS if t in tasks and (has_mask or t != "mask"))
         offered = ", ".join(task for task in TASKS if has_mask or task != "mask")
         check("MODEL.SWN.TASKS", list(tasks), bool(self.tasks), f"at least one of {offered}")
+        self.rightness = None
+        if "cls" in self.tasks and cls_averaging == "per_object":
+            self.rightness = ClassRightness(box_loss_dim=box_loss_dim)
+            self.tasks = tuple(task for task in self.tasks if task != "cls")
+            check(
+                "MODEL.SWN.TASKS",
+                list(tasks),
+                bool(self.tasks),
+                "another task beside cls, since the weighter of classes alone is "
+                "MODEL.SAMPLE_WEIGHTER.NAME ObjectSWN",
+            )
 
         self.lambdas = dict(lambdas)
         self.exponent = exponent
@@ -194,6 +216,9 @@ class SWN(SampleWeighter):
 
     def _weigh(self, statistics: SampleStatistics) -> SampleWeights:
         result = SampleWeights()
+        if self.rightness is not None:
+            result.cls, result.learned["cls"], objective = self.rightness(statistics)
+            result.regularizers["loss_swn_cls"] = objective
         amount = self._amount(statistics.iteration)
         for task, m in self.network(statistics).items():
             groups = self._groups(task, statistics.is_foreground)

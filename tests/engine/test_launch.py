@@ -84,7 +84,7 @@ def weigh_all(batches):
     """All that an ObjectSWN holds after it was trained on batches of (objects, losses)."""
     torch.manual_seed(0)
     weighter = ObjectSWN()
-    weighter.memory.allocate(5)
+    weighter.rightness.memory.allocate(5)
     adam = torch.optim.Adam(weighter.parameters(), lr=0.01)
     for objects, losses in batches:
         losses = torch.tensor(losses)
@@ -111,7 +111,7 @@ def weigh_all(batches):
         adam.zero_grad()
         objective.backward()
         adam.step()
-    return {**weighter.state_dict(), **weighter.memory.get_state()}
+    return {**weighter.state_dict(), **weighter.rightness.memory.get_state()}
 
 
 def weigh_in_two_processes(folder):

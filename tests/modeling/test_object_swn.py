@@ -17,6 +17,7 @@ from tests.tiny import (
 
 R_CNNS = ["faster_rcnn", "mask_rcnn", "cascade_rcnn"]
 OPTS = ["MODEL.SAMPLE_WEIGHTER.NAME", "ObjectSWN"]
+JOINT = ["MODEL.SWN.TASKS", ["cls", "box", "mask"], "MODEL.SWN.CLS_AVERAGING", "per_object"]
 
 
 def numbered(inputs):
@@ -29,16 +30,17 @@ def numbered(inputs):
     return inputs
 
 
-def model_with_memory(detector="faster_rcnn", num_objects=3):
-    model = tiny_model(tiny_config(*OPTS, detector=detector))
+def model_with_memory(detector="faster_rcnn", num_objects=3, opts=OPTS):
+    model = tiny_model(tiny_config(*opts, detector=detector))
     for weighter in weighters(model):
-        weighter.memory.allocate(num_objects)
+        weighter.rightness.memory.allocate(num_objects)
     return model
 
 
+@pytest.mark.parametrize("opts", [OPTS, JOINT], ids=["alone", "with boxes"])
 @pytest.mark.parametrize("detector", [*R_CNNS, "retinanet"])
-def test_trains_with_finite_losses_and_remembers(detector):
-    model = model_with_memory(detector)
+def test_trains_with_finite_losses_and_remembers(detector, opts):
+    model = model_with_memory(detector, opts=opts)
     sgd = torch.optim.SGD(model.parameters(), lr=0.01)
     for step, inputs in enumerate((batch(), empty_batch(), batch_with_empty_image(), batch())):
         losses = training_losses(model, numbered(inputs), start_iter=step)
@@ -48,7 +50,7 @@ def test_trains_with_finite_losses_and_remembers(detector):
         # What DistributedDataParallel needs, and a graph through the weights must not spoil.
         assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.requires_grad)
         sgd.step()
-    assert weighters(model)[0].memory.seen.tolist() == [3, 2, 2]
+    assert weighters(model)[0].rightness.memory.seen.tolist() == [3, 2, 2]
 
 
 @pytest.mark.parametrize("detector", [*R_CNNS, "retinanet"])

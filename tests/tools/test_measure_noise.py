@@ -96,7 +96,7 @@ def test_noise_that_was_added_to_other_data(digit_scenes_here, tmp_path, monkeyp
     memory["mean"][:, 0] = 100 * (1 - torch.tensor(weights))
     # A network that does not say the same of everything, so that what it remembers shows.
     weighter = "roi_heads.sample_weighter."
-    content["model"][f"{weighter}network.heads.cls.2.weight"].fill_(1e-4)
+    content["model"][f"{weighter}rightness.network.heads.cls.2.weight"].fill_(1e-4)
     memory["unlikely"].copy_(torch.tensor([4e3, 1e4]))
     torch.save(content, folder / "later.pth")
     data = ["--register-coco", "left_out", str(left_out), str(images), "--dataset", "left_out"]

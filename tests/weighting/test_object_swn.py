@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from swn_d2.errors import UserError
+from swn_d2.weighting import SWN
 from swn_d2.weighting.object_swn import ObjectSWN
 
-from .conftest import make_samples
+from .conftest import make_samples, randomize
 
 NUM_CLASSES = 3
 
@@ -45,7 +46,7 @@ def samples(annotated, decoys, *, num_negatives=6, objects=None):
 def weighter(num_objects, **kwargs):
     torch.manual_seed(0)
     result = ObjectSWN(**kwargs)
-    result.memory.allocate(num_objects)
+    result.rightness.memory.allocate(num_objects)
     return result
 
 
@@ -73,7 +74,7 @@ def mixture(share, number=400, *, overlap=0.0):
 
 def believe(swn, share):
     """Let it take this ``share`` of the annotated classes for wrong."""
-    swn.memory.unlikely.copy_(1e9 * torch.tensor([share, 1.0]))
+    swn.rightness.memory.unlikely.copy_(1e9 * torch.tensor([share, 1.0]))
 
 
 def test_starts_as_the_plain_detector():
@@ -88,7 +89,7 @@ def test_starts_as_the_plain_detector():
 def test_a_wrong_class_has_no_weight_and_the_mean_is_1(share):
     swn = weighter(400)
     train(swn, 80, *mixture(share))
-    assert swn.memory.wrong_share.item() == pytest.approx(share, abs=0.03)
+    assert swn.rightness.memory.wrong_share.item() == pytest.approx(share, abs=0.03)
     believe(swn, share)
     weights = swn(samples(*mixture(share))[1])
     w, wrong = weights.learned["cls"], round(400 * share)
@@ -124,22 +125,22 @@ def test_the_share_is_read_off_where_classes_are_unlikely():
     for _ in range(2):
         swn(samples(annotated, decoys)[1])
     # One and three of four, and 2 % of what there was before is forgotten each time.
-    assert swn.memory.unlikely.tolist() == pytest.approx([1.98, 3 * 1.98])
-    assert swn.memory.wrong_share.item() == pytest.approx((1.98 + 20) / (3 * 1.98 + 20))
+    assert swn.rightness.memory.unlikely.tolist() == pytest.approx([1.98, 3 * 1.98])
+    assert swn.rightness.memory.wrong_share.item() == pytest.approx((1.98 + 20) / (3 * 1.98 + 20))
 
 
 @pytest.mark.parametrize("numbers, share", [((0, 0), 1), ((3, 10), 23 / 30), ((60, 40), 1)])
 def test_few_unlikely_classes_say_little(numbers, share):
     swn = weighter(4)
-    swn.memory.unlikely.copy_(torch.tensor(numbers))
-    assert swn.memory.wrong_share.item() == pytest.approx(share)
+    swn.rightness.memory.unlikely.copy_(torch.tensor(numbers))
+    assert swn.rightness.memory.wrong_share.item() == pytest.approx(share)
 
 
 @pytest.mark.parametrize("share, believed", [(0.2, 0.2), (0.4, 0.2), (0.5, 0.0), (1.0, 0.0)])
 def test_more_than_a_third_is_not_believed(share, believed):
     swn = weighter(2)
     believe(swn, share)
-    right = swn._rightness(torch.arange(2))  # of a network that says 0: r is 1
+    right = swn.rightness._probability(torch.arange(2))  # of a network that says 0: r is 1
     assert right.tolist() == pytest.approx([1 - believed] * 2)
 
 
@@ -209,7 +210,7 @@ def test_decoys_are_other_classes_alike():
     swn = weighter(1)
     _, statistics, _ = samples([5.0] * 4, [0.0] * 4)
     losses = torch.tensor([5.0, 1.0, 2.0]).repeat(4, 1)
-    seen = swn._look(statistics, torch.arange(4), losses)
+    seen = swn.rightness._look(statistics, torch.arange(4), losses)
     assert seen[:, 0].tolist() == [5.0] * 4
     assert seen[:, 1].tolist() == [1.0, 2.0, 1.0, 2.0]
     assert torch.equal(seen[:, 2:4], torch.exp(-seen[:, :2]))
@@ -221,7 +222,7 @@ def test_every_parameter_gets_a_gradient_without_positives_too():
     weights = swn(statistics)
     weights.regularizers["loss_swn_cls"].backward()
     assert all(p.grad is not None and not p.grad.any() for p in swn.parameters())
-    assert swn.memory.wrong_share == 1
+    assert swn.rightness.memory.wrong_share == 1
 
 
 def test_survives_losses_that_are_not_finite():
@@ -233,7 +234,32 @@ def test_survives_losses_that_are_not_finite():
         sum(regularizers.values()).backward()
         assert all(torch.isfinite(loss) for loss in regularizers.values())
         assert all(torch.isfinite(p.grad).all() for p in swn.parameters())
-        assert torch.isfinite(swn.memory.mean).all() and torch.isfinite(swn.memory.wrong_share)
+        assert torch.isfinite(swn.rightness.memory.mean).all() and torch.isfinite(
+            swn.rightness.memory.wrong_share
+        )
+
+
+def test_swn_weights_classes_so_and_boxes_as_ever():
+    annotated, decoys = mixture(0.25)
+    alone = weighter(400)
+    train(alone, 40, annotated, decoys)
+    believe(alone, 0.25)
+    joint, boxes = (
+        SWN(tasks=tasks, cls_averaging="per_object") for tasks in (["cls", "box"], ["box"])
+    )
+    randomize(joint)
+    joint.rightness.memory.allocate(400)
+    joint.rightness.memory.set_state(alone.rightness.memory.get_state())
+    joint.rightness.load_state_dict(alone.rightness.state_dict())
+    boxes.load_state_dict(joint.state_dict(), strict=False)
+    _, statistics, _ = samples(annotated, decoys)
+    statistics.box_loss = torch.rand(len(statistics), 4) * statistics.is_foreground[:, None]
+    weights, of_classes, of_boxes = (w(statistics) for w in (joint, alone, boxes))
+    assert of_classes.cls[:400].std() > 0.2 and of_boxes.box[:400].std() > 0.01
+    assert torch.allclose(weights.cls, of_classes.cls, atol=1e-6)
+    assert torch.allclose(weights.box, of_boxes.box)
+    assert weights.regularizers.keys() == {"loss_swn_cls", "loss_swn_box"}
+    assert weights.learned.keys() == {"cls", "box"}
 
 
 def test_refuses_a_window_of_no_batch():

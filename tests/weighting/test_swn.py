@@ -374,6 +374,18 @@ def test_bad_arguments_name_their_key(argument, value, key):
 
 
 @pytest.mark.parametrize(
+    "options, message",
+    [
+        ({**RELATIVE, "tasks": ["cls"]}, "TASKS.* another task beside cls.* ObjectSWN"),
+        (AUTHORS, "CLS_AVERAGING is 'per_object', which makes relative weights"),
+    ],
+)
+def test_classes_by_object_are_weighted_relatively_and_with_others(options, message):
+    with pytest.raises(UserError, match=message):
+        SWN(**{**options, "cls_averaging": "per_object"})
+
+
+@pytest.mark.parametrize(
     "options, key",
     [
         ({"cls_averaging": "per_group"}, "CLS_AVERAGING"),
