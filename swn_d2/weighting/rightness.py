@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import UserError
 from .memory import ObjectMemory
 from .network import SampleWeightingNetwork
 from .statistics import SampleStatistics
@@ -103,23 +102,14 @@ class ClassRightness(nn.Module):
 
         Returns:
             (R,) what the loss is to be multiplied by, of a cross-entropy with its graph; (R,) the
-            weight of the question which class; and (), what trains the network.
-
-        Raises:
-            UserError: the detector has a single class.
+            weight of the question which class, 1 where there is no other; and (), what trains the
+            network.
         """
         foreground = statistics.foreground
         objects = statistics.detail("annotation")[foreground]
         label_losses = statistics.detail("label_losses").float()
-        num_classes = label_losses.shape[1]
-        if num_classes < 2:
-            raise UserError(
-                "the sample weighter asks whether the class of an object is another one, but the "
-                "detector has only one; choose another MODEL.SAMPLE_WEIGHTER.NAME, or take cls "
-                "out of MODEL.SWN.TASKS."
-            )
         everyone = self.memory.remember(objects, self._look(statistics, objects, label_losses))
-        self._count_unlikely(everyone, math.log(_UNLIKELY * num_classes))
+        self._count_unlikely(everyone, math.log(_UNLIKELY * label_losses.shape[1]))
         objective = self._objective(everyone)
         right = self._probability(torch.cat([objects, everyone]))
         mean = right[len(objects) :].mean().clamp(min=_SMALLEST_MEAN)
@@ -167,7 +157,7 @@ class ClassRightness(nn.Module):
         foreground = statistics.foreground
         classes = statistics.detail("gt_class")[foreground]
         num_classes = label_losses.shape[1]
-        decoys = (classes + 1 + objects % (num_classes - 1)) % num_classes
+        decoys = (classes + 1 + objects % max(num_classes - 1, 1)) % num_classes
         losses = label_losses.gather(1, torch.stack([classes, decoys], dim=1))
         losses = torch.nan_to_num(losses).clamp(0, _LARGEST_LOSS)
         iou = statistics.iou[foreground, None]

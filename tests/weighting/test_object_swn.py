@@ -267,8 +267,12 @@ def test_refuses_a_window_of_no_batch():
         ObjectSWN(window=0)
 
 
-def test_refuses_a_single_class():
-    _, statistics, _ = samples([1.0], [2.0])
-    details = {**statistics.details, "label_losses": lambda: torch.ones(1, 1)}
-    with pytest.raises(UserError, match="the detector has only one; choose another"):
-        weighter(1)(replace(statistics, details=details))
+def test_a_single_class_is_right():
+    swn = weighter(4)
+    for _ in range(3):
+        _, statistics, _ = samples([0.0] * 4, [0.0] * 4)
+        statistics.details["label_losses"] = lambda: torch.zeros(4, 1)
+        weights = swn(statistics)
+        sum(weights.regularizers.values()).backward()
+    assert (weights.learned["cls"] == 1).all()
+    assert all(torch.isfinite(p.grad).all() for p in swn.parameters())
