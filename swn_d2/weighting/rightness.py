@@ -129,9 +129,7 @@ class ClassRightness(nn.Module):
     @torch.no_grad()
     def _probability(self, objects: Tensor) -> Tensor:
         """(n,) the probability that the class of each of these objects is right."""
-        # Where more than a third seems to be wrong, it is rather the detector that can't tell yet.
-        share = self.memory.wrong_share
-        share = torch.minimum(share, (1 - 2 * share).clamp(min=0))
+        share = _believed(self.memory.wrong_share)
         remembered, _ = self.memory.recall(objects)
         return (1 - share * torch.exp(-self._logit(remembered, 0))).clamp(min=0)
 
@@ -168,6 +166,15 @@ class ClassRightness(nn.Module):
         """Count the classes, of the objects of a batch of all processes, with a loss over it."""
         self.memory.unlikely *= _KEPT
         self.memory.unlikely += (self.memory.mean[objects, :2] > bound).sum(dim=0)
+
+
+def _believed(share: Tensor) -> Tensor:
+    """What to take for the share of wrong classes, where this one seems to be wrong.
+
+    From 0.2 to 0.4 it is believed. Few that seem to be wrong are the mistakes of the detector,
+    which it would keep if these objects did not count; and where most do, it can't tell yet.
+    """
+    return torch.minimum(share, torch.minimum(2 * share - 0.2, 1.2 - 2 * share)).clamp(min=0)
 
 
 def _weight_of_classification(weight: Tensor, statistics: SampleStatistics) -> Tensor:

@@ -136,8 +136,21 @@ def test_few_unlikely_classes_say_little(numbers, share):
     assert swn.rightness.memory.wrong_share.item() == pytest.approx(share)
 
 
-@pytest.mark.parametrize("share, believed", [(0.2, 0.2), (0.4, 0.2), (0.5, 0.0), (1.0, 0.0)])
-def test_more_than_a_third_is_not_believed(share, believed):
+@pytest.mark.parametrize(
+    "share, believed",
+    [
+        (0, 0),
+        (0.1, 0),
+        (0.15, 0.1),
+        (0.2, 0.2),
+        (0.3, 0.3),
+        (0.4, 0.4),
+        (0.5, 0.2),
+        (0.6, 0),
+        (1, 0),
+    ],
+)
+def test_few_and_many_wrong_classes_are_not_believed(share, believed):
     swn = weighter(2)
     believe(swn, share)
     right = swn.rightness._probability(torch.arange(2))  # of a network that says 0: r is 1
