@@ -75,8 +75,8 @@ class ClassRightness(nn.Module):
     least 0, is the probability of being right (as Elkan and Noto 2008 learn from positive and
     unlabelled data). Divided by its mean over the batch, it is the weight: the batch then stands
     for one without wrong classes (Liu and Tao 2016), and where the detector can't tell, all weights
-    are 1. e is read off where the detector finds a class eight times less likely than by chance: no
-    right annotation is there, and of the wrong ones the same part as of the decoys.
+    are 1. e is read off where the detector finds a class eight times less likely than by chance:
+    hardly a right annotation is there, and of the wrong ones the same part as of the decoys.
     """
 
     def __init__(self, *, box_loss_dim: int, window: int = 1):
