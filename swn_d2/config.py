@@ -35,7 +35,7 @@ def add_swn_config(cfg: CfgNode) -> None:
         if weighter.KEYS:
             cfg.MODEL.SAMPLE_WEIGHTER[name.upper()] = CfgNode(dict(weighter.KEYS))
     # The configs in the folders of earlier runs have it.
-    cfg.register_deprecated_key("MODEL.SAMPLE_WEIGHTER.OBJECTSWN.EXPONENT")
+    cfg.register_deprecated_key("MODEL.SAMPLE_WEIGHTER.OBJECTSWN")
 
     cfg.MODEL.SWN = swn = CfgNode()
     # The tasks whose samples are weighted, out of "cls", "box" and "mask"; a task that the

@@ -20,17 +20,14 @@ from detectron2.data import DatasetCatalog
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 from scipy.stats import mannwhitneyu
-from torch import nn
 
 from swn_d2 import SWNTrainer
 from swn_d2.analysis.run_folder import RunFolder
-from swn_d2.data import load_training_set, number_annotations, unknown_dataset
+from swn_d2.data import load_training_set, unknown_dataset
 from swn_d2.engine import SafeCheckpointer, choose_device
-from swn_d2.engine.checkpoint import read_checkpoint
 from swn_d2.errors import UserError, add_debug_argument, phase, user_errors_exit
 from swn_d2.own import add_own_arguments, register_own
 from swn_d2.recording import sample_columns, weighters_of
-from swn_d2.weighting import ObjectMemory
 
 #: The training set in which noisy objects have a ``sample_weight`` of 0, and nothing else differs.
 DATASET = "digit_scenes_train_oracle"
@@ -62,7 +59,6 @@ def positives(
     model = SWNTrainer.build_model(cfg).train()
     SafeCheckpointer(model).load_whole(str(checkpoint))
     records = load_training_set(cfg)
-    recall_objects(model, number_annotations(records), checkpoint)
     weighters = weighters_of(model)
     if list(weighters) != [""]:
         raise UserError(f"{run.name} has {len(weighters)} sample weighters, but must have one.")
@@ -82,25 +78,6 @@ def positives(
         for _ in range(batches):
             model(next(data))
     return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
-
-
-def recall_objects(model: nn.Module, num_objects: int, checkpoint: Path) -> None:
-    """Give the weighters that remember objects what they did at the checkpoint.
-
-    Raises:
-        UserError: it has none of that, or that of other objects.
-    """
-    memories = [module for module in model.modules() if isinstance(module, ObjectMemory)]
-    if not memories:
-        return
-    states = read_checkpoint(str(checkpoint)).get("trainer", {}).get("object_memories", [])
-    if len(states) != len(memories):
-        raise UserError(
-            f"{checkpoint} does not have what was remembered; give one that can be resumed."
-        )
-    for memory, state in zip(memories, states, strict=True):
-        memory.allocate(num_objects)
-        memory.set_state(state)
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ..errors import UserError
 
-__all__ = ["check", "check_choice"]
+__all__ = ["check", "check_choice", "check_columns"]
 
 
 def check(key: str, value, is_valid: bool, rule: str) -> None:
@@ -17,3 +17,13 @@ def check_choice(key: str, value: str, choices: Sequence[str]) -> None:
     """Raise a UserError unless ``value`` is one of ``choices``."""
     if value not in choices:
         raise UserError(f"{key} has {value!r}, but it must be one of: {', '.join(choices)}.")
+
+
+def check_columns(weighter: str, built_for: int, box_loss_dim: int) -> None:
+    """Raise a UserError if a weighter was built for other columns of the box loss than the
+    detector's has."""
+    if built_for != box_loss_dim:
+        raise UserError(
+            f"the {weighter} was built for {built_for} columns of the box loss, but the detector's "
+            f"has {box_loss_dim}; build it with box_loss_dim={box_loss_dim}."
+        )

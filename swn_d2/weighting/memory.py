@@ -1,10 +1,10 @@
 """What a training has seen of every object so far."""
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..errors import UserError
+from .processes import of_all_processes
 
 __all__ = ["ObjectMemory"]
 
@@ -66,8 +66,7 @@ class ObjectMemory(nn.Module):
             (F',) long, ``objects`` of all processes after one another, the same in each of them.
         """
         statistics = statistics.float()
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            objects, statistics = _of_all_processes(objects, statistics)
+        objects, statistics = of_all_processes(objects, statistics)
         ones = statistics.new_ones(len(objects))
         count = torch.zeros_like(self.seen).index_add_(0, objects, ones)
         total = torch.zeros_like(self.mean).index_add_(0, objects, statistics)
@@ -97,21 +96,3 @@ class ObjectMemory(nn.Module):
             )
         self.mean.copy_(state["mean"])
         self.seen.copy_(state["seen"])
-
-
-def _of_all_processes(objects: Tensor, statistics: Tensor) -> tuple[Tensor, Tensor]:
-    """The samples of all processes after one another, in the same order in each of them."""
-    own = objects.new_full((1,), len(objects))
-    sizes = [torch.zeros_like(own) for _ in range(dist.get_world_size())]
-    dist.all_gather(sizes, own)
-    sizes = torch.cat(sizes).tolist()  # waits for a GPU once
-
-    def gather(values: Tensor) -> Tensor:
-        # Processes can only exchange parts of one size.
-        padded = values.new_zeros(max(sizes), *values.shape[1:])
-        padded[: len(values)] = values
-        parts = [torch.zeros_like(padded) for _ in sizes]
-        dist.all_gather(parts, padded)
-        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
-
-    return gather(objects), gather(statistics)

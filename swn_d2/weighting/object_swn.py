@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from .checks import check
+from .checks import check_columns
 from .rightness import ClassRightness
 from .statistics import SampleStatistics, SampleWeights
 from .weighters import SAMPLE_WEIGHTER_REGISTRY, SampleWeighter
@@ -16,27 +16,21 @@ __all__ = ["ObjectSWN"]
 class ObjectSWN(SampleWeighter):
     """Weights the class of every positive by :class:`ClassRightness`. (Not in the paper.)"""
 
-    KEYS = {"WINDOW": 1}
-
-    def __init__(self, *, window: int = 1, box_loss_dim: int = 4):
+    def __init__(self, *, box_loss_dim: int = 4):
         """
         Args:
-            window: of the :class:`~swn_d2.weighting.ObjectMemory`, at least 1: this batch alone.
             box_loss_dim: D, columns of the detector's box loss.
-
-        Raises:
-            UserError: an argument is out of its range.
         """
         super().__init__()
-        check("MODEL.SAMPLE_WEIGHTER.OBJECTSWN.WINDOW", window, window >= 1, "at least 1")
-        self.rightness = ClassRightness(box_loss_dim=box_loss_dim, window=window)
+        self.rightness = ClassRightness(box_loss_dim=box_loss_dim)
 
     @classmethod
     def from_config(cls, cfg, *, box_loss_dim: int, has_mask: bool) -> dict[str, Any]:
-        return {
-            **super().from_config(cfg, box_loss_dim=box_loss_dim, has_mask=has_mask),
-            "box_loss_dim": box_loss_dim,
-        }
+        return {"box_loss_dim": box_loss_dim}
+
+    def check_detector(self, *, is_dense: bool, box_loss_dim: int, has_mask: bool) -> None:
+        super().check_detector(is_dense=is_dense, box_loss_dim=box_loss_dim, has_mask=has_mask)
+        check_columns("ObjectSWN", self.rightness.network.box_loss_dim, box_loss_dim)
 
     def forward(self, statistics: SampleStatistics) -> SampleWeights:
         with torch.autocast(statistics.cls_loss.device.type, enabled=False):

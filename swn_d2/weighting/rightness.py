@@ -6,14 +6,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .memory import ObjectMemory
 from .network import SampleWeightingNetwork
+from .processes import of_all_processes
 from .statistics import SampleStatistics
 
 __all__ = ["ClassRightness"]
 
 _CLAMP = 8.0  # of the logit
 _NUM_RECENT = 512  # samples that the network learns from in an iteration
+_MOST_OBJECTS = 2**14  # of a batch in one process; a GPU need not be asked how many there are
 _LARGEST_LOSS = 1e4  # as in SampleStatistics.finite
 _SMALLEST_LOSS = 1e-8  # below it there is none to divide by
 _UNLIKELY = 8  # times less likely than by chance is a class that is taken for a wrong one
@@ -22,54 +23,19 @@ _TOO_FEW = 20  # unlikely classes that say nothing yet
 _SMALLEST_MEAN = 0.05  # weight that is made 1
 
 
-class _DecoyMemory(ObjectMemory):
-    """And what else is known of the training and its data, and no part of the detector either.
-
-    Attributes:
-        unlikely: (2,), how many annotated classes and how many decoys the detector found unlikely
-            in the last batches, the older ones counting less; 0 at the start.
-        recent: (L,) long, the objects of the last samples of all processes, -1 for none yet.
-    """
-
-    def __init__(self, num_statistics: int, *, window: int):
-        super().__init__(num_statistics, window=window)
-        self.register_buffer("unlikely", torch.zeros(2), persistent=False)
-        self.register_buffer("recent", torch.full((_NUM_RECENT,), -1), persistent=False)
-
-    @property
-    def wrong_share(self) -> Tensor:
-        """(), of the annotations those whose class is wrong."""
-        annotated, decoys = self.unlikely + _TOO_FEW  # by which a detector that can't tell has 1
-        return (annotated / decoys).clamp(max=1)
-
-    def allocate(self, num_objects: int) -> None:
-        super().allocate(num_objects)
-        self.unlikely.zero_()
-        self.recent.fill_(-1)
-
-    def get_state(self) -> dict[str, Tensor]:
-        return {**super().get_state(), "unlikely": self.unlikely, "recent": self.recent}
-
-    def set_state(self, state: dict[str, Tensor]) -> None:
-        super().set_state(state)
-        self.unlikely.copy_(state["unlikely"])
-        self.recent.copy_(state["recent"])
-
-
 class ClassRightness(nn.Module):
     """The paper's network, which sees of a positive the means over its object's regions, and tells
     annotated classes from decoys. (Not in the paper.)
 
     The loss of one region says little about its annotation, those of all regions of its object
-    more: a wrong class shows in what the detector does not come to agree with. They are the regions
-    of this batch and, with a larger ``window``, of earlier ones. Only classification is weighted,
-    and of a cross-entropy only the question *which* class, with the loss
+    more: a wrong class shows in what the detector does not come to agree with. Only classification
+    is weighted, and of a cross-entropy only the question *which* class, with the loss
     ``-log p(class | it is an object)``. The rest, ``-log p(it is an object)``, is true of an object
     whose class is wrong as well, and keeps weight 1. The binary losses of a dense detector have no
     such parts, and are weighted as a whole. Negatives keep weight 1.
 
-    Each object has a decoy, another class, always the same. The network is trained to tell
-    annotated classes from decoys, on the last samples, so that its output z becomes the logarithm
+    Each object has a decoy, another class. The network is trained to tell annotated classes from
+    decoys, on the last samples of all processes, so that its output z becomes the logarithm
     of r, the density of annotated classes over that of decoys. Annotations are a mixture of right
     ones and a share e of wrong ones, which are taken to look like decoys, so that ``1 - e / r``, at
     least 0, is the probability of being right (as Elkan and Noto 2008 learn from positive and
@@ -77,21 +43,33 @@ class ClassRightness(nn.Module):
     for one without wrong classes (Liu and Tao 2016), and where the detector can't tell, all weights
     are 1. e is read off where the detector finds a class eight times less likely than by chance:
     hardly a right annotation is there, and of the wrong ones the same part as of the decoys.
+
+    What it has seen is in the state dict, and the same in all processes.
+
+    Attributes:
+        recent: (512, 5 + D) the last samples, of each what :meth:`forward` sees of its object, or
+            NaN for none yet.
+        unlikely: (2,) how many annotated classes and how many decoys the detector found unlikely
+            in the last batches, the older ones counting less.
     """
 
-    def __init__(self, *, box_loss_dim: int, window: int = 1):
+    def __init__(self, *, box_loss_dim: int):
         """
         Args:
             box_loss_dim: D, columns of the detector's box loss.
-            window: of the :class:`~swn_d2.weighting.ObjectMemory`, at least 1: this batch alone.
         """
         super().__init__()
         self.network = SampleWeightingNetwork(
             ["cls"], box_loss_dim=box_loss_dim, init="zero_output"
         )
-        # Of the annotated class and of the decoy the loss and the probability, the IoU, and the
-        # box loss.
-        self.memory = _DecoyMemory(5 + box_loss_dim, window=window)
+        self.register_buffer("recent", torch.full((_NUM_RECENT, 5 + box_loss_dim), torch.nan))
+        self.register_buffer("unlikely", torch.zeros(2))
+
+    @property
+    def wrong_share(self) -> Tensor:
+        """(), of the annotations those whose class seems to be wrong."""
+        annotated, decoys = self.unlikely + _TOO_FEW  # by which a detector that can't tell has 1
+        return (annotated / decoys).clamp(max=1)
 
     def forward(self, statistics: SampleStatistics) -> tuple[Tensor, Tensor, Tensor]:
         """What the R samples of a batch count in the classification loss.
@@ -105,67 +83,71 @@ class ClassRightness(nn.Module):
             weight of the question which class, 1 where there is no other; and (), what trains the
             network.
         """
-        foreground = statistics.foreground
-        objects = statistics.detail("annotation")[foreground]
         label_losses = statistics.detail("label_losses").float()
-        everyone = self.memory.remember(objects, self._look(statistics, objects, label_losses))
-        self._count_unlikely(everyone, math.log(_UNLIKELY * label_losses.shape[1]))
-        objective = self._objective(everyone)
-        right = self._probability(torch.cat([objects, everyone]))
-        mean = right[len(objects) :].mean().clamp(min=_SMALLEST_MEAN)
+        objects = self._look(statistics, label_losses)
+        (everyone,) = of_all_processes(objects)
+        if torch.is_grad_enabled():
+            self._learn_of(everyone, bound=math.log(_UNLIKELY * label_losses.shape[1]))
+        mean = self._probability(everyone).mean().clamp(min=_SMALLEST_MEAN)
         w = torch.ones_like(statistics.cls_loss)
-        w = w.index_copy(0, foreground, right[: len(objects)] / mean)
-        return _weight_of_classification(w, statistics), w, objective
+        w = w.index_copy(0, statistics.foreground, self._probability(objects) / mean)
+        return _weight_of_classification(w, statistics), w, self._objective()
 
-    def _objective(self, objects: Tensor) -> Tensor:
+    def _look(self, statistics: SampleStatistics, label_losses: Tensor) -> Tensor:
+        """(F, 5 + D), of each positive the means over its object's regions: the losses and the
+        probabilities of the annotated class and of the decoy, the IoU, and the box loss."""
+        foreground = statistics.foreground
+        objects = statistics.detail("object")[foreground] % _MOST_OBJECTS
+        classes = statistics.detail("gt_class")[foreground]
+        num_classes = label_losses.shape[1]
+        another = 1 + (objects + statistics.iteration) % max(num_classes - 1, 1)
+        decoys = (classes + another) % num_classes
+        losses = label_losses.gather(1, torch.stack([classes, decoys], dim=1))
+        losses = torch.nan_to_num(losses).clamp(0, _LARGEST_LOSS)
+        iou, box_loss = statistics.iou[foreground, None], statistics.box_loss[foreground]
+        seen = torch.cat([losses, torch.exp(-losses), iou, box_loss], dim=1)
+        total = seen.new_zeros(_MOST_OBJECTS, 1 + seen.shape[1])
+        total = total.index_add(0, objects, torch.cat([torch.ones_like(iou), seen], dim=1))
+        return total[objects, 1:] / total[objects, :1]
+
+    @torch.no_grad()
+    def _learn_of(self, everyone: Tensor, bound: float) -> None:
+        """Take in the samples (F', 5 + D) of a batch; a class is unlikely whose loss is larger than
+        ``bound``."""
+        self.recent.copy_(torch.cat([self.recent, everyone])[-_NUM_RECENT:])
+        self.unlikely *= _KEPT
+        self.unlikely += (everyone[:, :2] > bound).sum(dim=0)
+
+    def _objective(self) -> Tensor:
         """(), how badly annotated classes are told from decoys: the mean cross-entropy over the
-        last samples of all processes, with these ``objects``. The same in all processes."""
-        recent = self.memory.recent.copy_(torch.cat([self.memory.recent, objects])[-_NUM_RECENT:])
-        is_one = (recent >= 0).float()
-        remembered, _ = self.memory.recall(recent.clamp(min=0))
-        told = F.softplus(-self._logit(remembered, 0)) + F.softplus(self._logit(remembered, 1))
+        last samples."""
+        is_one = self.recent[:, 0].isfinite()
+        recent = self.recent.nan_to_num()
+        told = F.softplus(-self._logit(recent, 0)) + F.softplus(self._logit(recent, 1))
         return (told * is_one).sum() / (2 * is_one.sum()).clamp(min=1)
 
     @torch.no_grad()
     def _probability(self, objects: Tensor) -> Tensor:
-        """(n,) the probability that the class of each of these objects is right."""
-        share = _believed(self.memory.wrong_share)
-        remembered, _ = self.memory.recall(objects)
-        return (1 - share * torch.exp(-self._logit(remembered, 0))).clamp(min=0)
+        """(n,) of what is seen of n objects, how likely the class of each is right."""
+        share = _believed(self.wrong_share)
+        return (1 - share * torch.exp(-self._logit(objects, 0))).clamp(min=0)
 
-    def _logit(self, remembered: Tensor, which: int) -> Tensor:
-        """(n,) z of what is remembered of n objects, as they are annotated (0), or with their
-        decoys for classes (1), which the box does not depend on."""
-        everyone = torch.arange(len(remembered), device=remembered.device)
+    def _logit(self, objects: Tensor, which: int) -> Tensor:
+        """(n,) z of what is seen of n objects, as they are annotated (0), or with their decoys for
+        classes (1), which the box does not depend on."""
+        everyone = torch.arange(len(objects), device=objects.device)
         z = self.network(
             SampleStatistics(
-                cls_loss=remembered[:, which],
-                prob=remembered[:, 2 + which],
-                iou=remembered[:, 4],
-                box_loss=remembered[:, 5:],
+                cls_loss=objects[:, which],
+                prob=objects[:, 2 + which],
+                iou=objects[:, 4],
+                box_loss=objects[:, 5:],
                 is_foreground=torch.ones_like(everyone, dtype=torch.bool),
                 normalizers={},
                 foreground=everyone,
             )
         )
         return z["cls"].clamp(-_CLAMP, _CLAMP)
-
-    def _look(self, statistics: SampleStatistics, objects: Tensor, label_losses: Tensor) -> Tensor:
-        """(F, 5 + D), what the memory keeps, of this batch."""
-        foreground = statistics.foreground
-        classes = statistics.detail("gt_class")[foreground]
-        num_classes = label_losses.shape[1]
-        decoys = (classes + 1 + objects % max(num_classes - 1, 1)) % num_classes
-        losses = label_losses.gather(1, torch.stack([classes, decoys], dim=1))
-        losses = torch.nan_to_num(losses).clamp(0, _LARGEST_LOSS)
-        iou = statistics.iou[foreground, None]
-        return torch.cat([losses, torch.exp(-losses), iou, statistics.box_loss[foreground]], dim=1)
-
-    @torch.no_grad()
-    def _count_unlikely(self, objects: Tensor, bound: float) -> None:
-        """Count the classes, of the objects of a batch of all processes, with a loss over it."""
-        self.memory.unlikely *= _KEPT
-        self.memory.unlikely += (self.memory.mean[objects, :2] > bound).sum(dim=0)
 
 
 def _believed(share: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .checks import check, check_choice
+from .checks import check, check_choice, check_columns
 from .network import SampleWeightingNetwork
 from .objective import (
     average_per_group,
@@ -198,11 +198,10 @@ class SWN(SampleWeighter):
                 "100,000 anchors by the number of positives, and drive every weight to its "
                 "limit; for a dense detector set it to group."
             )
-        if self.network.box_loss_dim not in (1, box_loss_dim):
-            raise UserError(
-                f"the SWN was built for {self.network.box_loss_dim} columns of the box loss, but "
-                f"the detector's has {box_loss_dim}; build it with box_loss_dim={box_loss_dim}."
-            )
+        if self.network.box_loss_dim != 1:  # else it sees their sum
+            check_columns("SWN", self.network.box_loss_dim, box_loss_dim)
+        if self.rightness is not None:
+            check_columns("SWN", self.rightness.network.box_loss_dim, box_loss_dim)
         if self.network.has_mask != has_mask:
             raise UserError(
                 f"the SWN was built with has_mask={self.network.has_mask}, but the detector has "

@@ -1,4 +1,4 @@
-"""ObjectSWN in real detectors; tests/engine/test_object_memory.py has what the trainer does."""
+"""ObjectSWN in real detectors."""
 
 import pytest
 import torch
@@ -20,54 +20,41 @@ OPTS = ["MODEL.SAMPLE_WEIGHTER.NAME", "ObjectSWN"]
 JOINT = ["MODEL.SWN.TASKS", ["cls", "box", "mask"], "MODEL.SWN.CLS_AVERAGING", "per_object"]
 
 
-def numbered(inputs):
-    """A batch whose objects have numbers from 0, as the trainer's loader gives them."""
-    count = 0
-    for image in inputs:
-        instances = image["instances"]
-        instances.gt_annotation = torch.arange(count, count + len(instances))
-        count += len(instances)
-    return inputs
-
-
-def model_with_memory(detector="faster_rcnn", num_objects=3, opts=OPTS):
-    model = tiny_model(tiny_config(*opts, detector=detector))
-    for weighter in weighters(model):
-        weighter.rightness.memory.allocate(num_objects)
-    return model
+def model_of(detector="faster_rcnn", opts=OPTS):
+    return tiny_model(tiny_config(*opts, detector=detector))
 
 
 @pytest.mark.parametrize("opts", [OPTS, JOINT], ids=["alone", "with boxes"])
 @pytest.mark.parametrize("detector", [*R_CNNS, "retinanet"])
-def test_trains_with_finite_losses_and_remembers(detector, opts):
-    model = model_with_memory(detector, opts=opts)
+def test_trains_with_finite_losses_and_sees_the_objects(detector, opts):
+    model = model_of(detector, opts=opts)
     sgd = torch.optim.SGD(model.parameters(), lr=0.01)
     for step, inputs in enumerate((batch(), empty_batch(), batch_with_empty_image(), batch())):
-        losses = training_losses(model, numbered(inputs), start_iter=step)
+        losses = training_losses(model, inputs, start_iter=step)
         assert all(torch.isfinite(loss) for loss in losses.values()), losses
         sgd.zero_grad()
         sum(losses.values()).backward()
         # What DistributedDataParallel needs, and a graph through the weights must not spoil.
         assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.requires_grad)
         sgd.step()
-    assert weighters(model)[0].rightness.memory.seen.tolist() == [3, 2, 2]
+    assert weighters(model)[0].rightness.recent[-1].isfinite().all()
 
 
 @pytest.mark.parametrize("detector", [*R_CNNS, "retinanet"])
 def test_starts_with_the_plain_losses(detector):
     plain = training_losses(tiny_model(tiny_config(detector=detector, stock=True)), batch())
-    ours = training_losses(model_with_memory(detector), numbered(batch()))
+    ours = training_losses(model_of(detector), batch())
     for name, loss in plain.items():
         assert ours[name].item() == pytest.approx(loss.item(), rel=1e-5), name
 
 
 def test_the_class_part_of_the_cross_entropy():
-    model = model_with_memory()
+    model = model_of()
     seen = []
     weighters(model)[0].register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
     scores = []
     model.roi_heads.box_predictor.register_forward_hook(lambda *args: scores.append(args[2][0]))
-    training_losses(model, numbered(batch()))
+    training_losses(model, batch())
     log_probs = F.log_softmax(scores[0], dim=1)
     classes = seen[0].detail("gt_class")
     is_object = 1 - log_probs[:, -1].exp()
@@ -84,10 +71,10 @@ def test_the_class_part_of_the_cross_entropy():
 
 
 def test_the_classes_of_binary_losses():
-    model = model_with_memory("retinanet")
+    model = model_of("retinanet")
     seen = []
     weighters(model)[0].register_forward_hook(lambda *args: seen.append(args[1:]))
-    training_losses(model, numbered(batch()))
+    training_losses(model, batch())
     (statistics,), weights = seen[0]
     prob = torch.linspace(0.1, 0.9, 6).view(2, 3)
     classification = sigmoid_classification(

@@ -13,6 +13,7 @@ from swn_d2.torchvision import join_adam, weight_samples
 from swn_d2.weighting import (
     SAMPLE_WEIGHTER_REGISTRY,
     SWN,
+    ObjectMemory,
     Uniform,
     check_adapter,
     sample_weighter_parameters,
@@ -38,6 +39,14 @@ from .tiny import (
 BATCHES = {"objects": batch, "an empty image": batch_with_empty_image, "no objects": empty_batch}
 every_batch = pytest.mark.parametrize("inputs", BATCHES.values(), ids=BATCHES)
 every_detector = pytest.mark.parametrize("detector", DETECTORS)
+
+
+class Remembering(Uniform):
+    """Wants to know which annotation an object is."""
+
+    def __init__(self):
+        super().__init__()
+        self.memory = ObjectMemory(1)
 
 
 def assert_same_at_the_start(plain, weighted, inputs):
@@ -86,11 +95,12 @@ def test_detections_and_state_dict_are_torchvisions(detector):
 def test_every_weighter_trains_or_is_refused(detector, name):
     """The table in docs/other_detectors.md."""
     regions = {"FocalWeighting", "OHEM"}
-    everywhere = {"SWN", "Uniform", "IoUBalanced", "PrimeSample", "TaskUncertainty"}
+    everywhere = {"SWN", "Uniform", "IoUBalanced", "PrimeSample", "TaskUncertainty", "ObjectSWN"}
     is_rcnn, has_mask = "rcnn" in detector, detector == "mask_rcnn"
     arguments = {
         "SWN": {"has_mask": has_mask, "box_loss_dim": 1 if detector == "fcos" else 4},
         "TaskUncertainty": {"has_mask": has_mask},
+        "ObjectSWN": {"box_loss_dim": 1 if detector == "fcos" else 4},
         "PrimeSample": {} if is_rcnn else {"isr_n_gamma": 0.0},
     }
     all_proposals = {"box_positive_fraction": 1.0, "box_batch_size_per_image": 100}
@@ -276,12 +286,18 @@ def test_a_second_weighter_is_refused(detector):
     [
         ("fcos", lambda: SWN(), "build it with box_loss_dim=1"),
         ("faster_rcnn", lambda: SWN(box_loss_dim=2), "build it with box_loss_dim=4"),
+        ("fcos", ObjectSWN, "the ObjectSWN was built for 4 .* build it with box_loss_dim=1"),
+        (
+            "retinanet",
+            lambda: SWN(box_loss_dim=1, cls_averaging="per_object"),
+            "the SWN was built for 1 .* build it with box_loss_dim=4",
+        ),
         ("mask_rcnn", lambda: SWN(), "build it with has_mask=True"),
         ("faster_rcnn", lambda: SWN(has_mask=True), "build it with has_mask=False"),
         ("retinanet", lambda: SWN(regularizer_divisor="loss"), "set it to group"),
         ("fcos", FocalWeighting, "weights the regions of an R-CNN"),
         ("faster_rcnn", KLLoss, "variances"),
-        ("faster_rcnn", ObjectSWN, "which annotation"),
+        ("faster_rcnn", Remembering, "which annotation"),
         ("faster_rcnn", OHEM, "box_positive_fraction=1.0"),
         ("faster_rcnn", lambda: SWN, "give an instance"),
         ("faster_rcnn", lambda: torch.nn.Linear(1, 1), "the weighter is a Linear"),

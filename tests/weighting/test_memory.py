@@ -7,7 +7,8 @@ import torch
 import torch.distributed as dist
 
 from swn_d2.errors import UserError
-from swn_d2.weighting.memory import ObjectMemory, _of_all_processes
+from swn_d2.weighting.memory import ObjectMemory
+from swn_d2.weighting.processes import of_all_processes
 
 
 def remember(memory, objects, statistics):
@@ -144,7 +145,7 @@ def test_all_the_processes_there_are_can_be_one():
     objects, statistics = torch.tensor([3, 1]), torch.rand(2, 4)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
-        gathered = _of_all_processes(objects, statistics)
+        gathered = of_all_processes(objects, statistics)
     finally:
         dist.destroy_process_group()
     assert torch.equal(gathered[0], objects) and torch.equal(gathered[1], statistics)

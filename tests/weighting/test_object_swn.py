@@ -4,7 +4,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from swn_d2.errors import UserError
 from swn_d2.weighting import SWN
 from swn_d2.weighting.object_swn import ObjectSWN
 
@@ -29,7 +28,7 @@ def samples(annotated, decoys, *, num_negatives=6, objects=None):
     nothing = torch.full((num_negatives,), -1)
     classes = torch.zeros(number, dtype=torch.long)
     details = {
-        "annotation": lambda: torch.cat([objects, nothing]),
+        "object": lambda: torch.cat([objects, nothing]),
         "gt_class": lambda: torch.cat([classes, nothing + 1 + NUM_CLASSES]),
         "label_loss": lambda: label,
         "label_losses": lambda: label_losses,
@@ -43,11 +42,9 @@ def samples(annotated, decoys, *, num_negatives=6, objects=None):
     return losses, statistics, label
 
 
-def weighter(num_objects, **kwargs):
+def weighter():
     torch.manual_seed(0)
-    result = ObjectSWN(**kwargs)
-    result.rightness.memory.allocate(num_objects)
-    return result
+    return ObjectSWN()
 
 
 def train(swn, steps, *args, **kwargs):
@@ -74,11 +71,11 @@ def mixture(share, number=400, *, overlap=0.0):
 
 def believe(swn, share):
     """Let it take this ``share`` of the annotated classes for wrong."""
-    swn.rightness.memory.unlikely.copy_(1e9 * torch.tensor([share, 1.0]))
+    swn.rightness.unlikely.copy_(1e9 * torch.tensor([share, 1.0]))
 
 
 def test_starts_as_the_plain_detector():
-    swn = weighter(8)
+    swn = weighter()
     losses, statistics, _ = samples(*mixture(0.25, 8))
     weighted = losses.weighted(swn(statistics))
     assert weighted["cls"].item() == pytest.approx(losses.cls.mean().item())
@@ -87,9 +84,9 @@ def test_starts_as_the_plain_detector():
 
 @pytest.mark.parametrize("share", [0.0, 0.25])
 def test_a_wrong_class_has_no_weight_and_the_mean_is_1(share):
-    swn = weighter(400)
+    swn = weighter()
     train(swn, 80, *mixture(share))
-    assert swn.rightness.memory.wrong_share.item() == pytest.approx(share, abs=0.03)
+    assert swn.rightness.wrong_share.item() == pytest.approx(share, abs=0.03)
     believe(swn, share)
     weights = swn(samples(*mixture(share))[1])
     w, wrong = weights.learned["cls"], round(400 * share)
@@ -105,7 +102,7 @@ def test_a_wrong_class_has_no_weight_and_the_mean_is_1(share):
 def test_the_weight_is_the_ratio_of_the_densities():
     # Right ones are even in 0 to 3, decoys and the wrong fifth in 1.5 to 7.5: where both are, of
     # ten annotations 8 * 0.5 are right for 2 * 0.25 wrong ones.
-    swn = weighter(400)
+    swn = weighter()
     annotated, decoys = mixture(0.2, overlap=0.5)
     train(swn, 80, annotated, decoys)
     believe(swn, 0.2)
@@ -118,22 +115,22 @@ def test_the_weight_is_the_ratio_of_the_densities():
 
 
 def test_the_share_is_read_off_where_classes_are_unlikely():
-    swn = weighter(4)
+    swn = weighter()
     bound = math.log(8 * NUM_CLASSES)
     annotated = torch.tensor([bound + 0.1, bound - 0.1, 0.0, 0.0])
     decoys = torch.tensor([bound + 0.1, bound + 0.1, bound - 0.1, bound + 9])
     for _ in range(2):
         swn(samples(annotated, decoys)[1])
     # One and three of four, and 2 % of what there was before is forgotten each time.
-    assert swn.rightness.memory.unlikely.tolist() == pytest.approx([1.98, 3 * 1.98])
-    assert swn.rightness.memory.wrong_share.item() == pytest.approx((1.98 + 20) / (3 * 1.98 + 20))
+    assert swn.rightness.unlikely.tolist() == pytest.approx([1.98, 3 * 1.98])
+    assert swn.rightness.wrong_share.item() == pytest.approx((1.98 + 20) / (3 * 1.98 + 20))
 
 
 @pytest.mark.parametrize("numbers, share", [((0, 0), 1), ((3, 10), 23 / 30), ((60, 40), 1)])
 def test_few_unlikely_classes_say_little(numbers, share):
-    swn = weighter(4)
-    swn.rightness.memory.unlikely.copy_(torch.tensor(numbers))
-    assert swn.rightness.memory.wrong_share.item() == pytest.approx(share)
+    swn = weighter()
+    swn.rightness.unlikely.copy_(torch.tensor(numbers))
+    assert swn.rightness.wrong_share.item() == pytest.approx(share)
 
 
 @pytest.mark.parametrize(
@@ -151,23 +148,23 @@ def test_few_unlikely_classes_say_little(numbers, share):
     ],
 )
 def test_few_and_many_wrong_classes_are_not_believed(share, believed):
-    swn = weighter(2)
+    swn = weighter()
     believe(swn, share)
-    right = swn.rightness._probability(torch.arange(2))  # of a network that says 0: r is 1
+    right = swn.rightness._probability(torch.zeros(2, 9))  # of a network that says 0: r is 1
     assert right.tolist() == pytest.approx([1 - believed] * 2)
 
 
 def test_a_detector_that_can_not_tell_weights_nothing():
     generator = torch.Generator().manual_seed(1)
     annotated, decoys = 8 * torch.rand(2, 400, generator=generator)
-    swn = weighter(400)
+    swn = weighter()
     _, weights, _ = train(swn, 60, annotated, decoys)
     w = weights.learned["cls"][:400]
     assert torch.allclose(w, torch.ones_like(w), atol=0.02)
 
 
 def test_the_weight_is_of_the_class_and_not_of_being_an_object():
-    swn = weighter(400)
+    swn = weighter()
     losses, weights, label = train(swn, 80, *mixture(0.25))
     w = weights.learned["cls"]
     assert w[:100].mean() < 0.2 and w[100:400].mean() > 1.2
@@ -181,20 +178,8 @@ def test_the_weight_is_of_the_class_and_not_of_being_an_object():
         assert torch.allclose(actual, wanted, atol=1e-5)
 
 
-def test_an_object_is_judged_by_its_past():
-    swn = weighter(401, window=10)
-    annotated, decoys = mixture(0.25)
-    annotated[200] = 0.6
-    train(swn, 80, annotated, decoys)
-    annotated[0], annotated[200] = 0.3, 9.0  # the other way round, for once
-    annotated = torch.cat([annotated, torch.tensor([0.3])])  # one that has no past
-    decoys = torch.cat([decoys, torch.tensor([6.0])])
-    w = swn(samples(annotated, decoys)[1]).learned["cls"]
-    assert w[0] < 0.5 and w[200] > 1.1 and w[400] > 1.1
-
-
-def test_by_default_an_object_is_judged_by_this_batch():
-    swn = weighter(400)
+def test_an_object_is_judged_by_this_batch():
+    swn = weighter()
     annotated, decoys = mixture(0.25)
     train(swn, 80, annotated, decoys)
     annotated[0], annotated[200] = 0.3, 9.0
@@ -202,17 +187,18 @@ def test_by_default_an_object_is_judged_by_this_batch():
     assert w[0] > 1.1 and w[200] < 0.5
 
 
-def test_a_training_on_other_data_starts_anew():
-    swn = weighter(400)
-    train(swn, 80, *mixture(0.25))
-    other = weighter(8)
-    other.load_state_dict(swn.state_dict())
-    w = other(samples(*mixture(0.25, 8))[1]).learned["cls"]
-    assert torch.allclose(w, torch.ones_like(w), atol=0.1)
+def test_without_gradients_nothing_is_learned():
+    swn = weighter()
+    train(swn, 3, *mixture(0.25))
+    before = {name: value.clone() for name, value in swn.state_dict().items()}
+    with torch.no_grad():
+        swn(samples(*mixture(0.0, 7))[1])
+    for name, value in swn.state_dict().items():
+        assert torch.equal(before[name].nan_to_num(-1), value.nan_to_num(-1)), name
 
 
 def test_all_regions_of_an_object_have_its_weight():
-    swn = weighter(400)
+    swn = weighter()
     train(swn, 80, *mixture(0.25))
     _, statistics, _ = samples([0.6, 6.0, 1.2], [6.0, 6.0, 6.0], objects=[200, 3, 200])
     w = swn(statistics).learned["cls"]
@@ -220,26 +206,37 @@ def test_all_regions_of_an_object_have_its_weight():
 
 
 def test_decoys_are_other_classes_alike():
-    swn = weighter(1)
-    _, statistics, _ = samples([5.0] * 4, [0.0] * 4)
+    swn = weighter()
     losses = torch.tensor([5.0, 1.0, 2.0]).repeat(4, 1)
-    seen = swn.rightness._look(statistics, torch.arange(4), losses)
-    assert seen[:, 0].tolist() == [5.0] * 4
-    assert seen[:, 1].tolist() == [1.0, 2.0, 1.0, 2.0]
-    assert torch.equal(seen[:, 2:4], torch.exp(-seen[:, :2]))
+    seen = []
+    for iteration in (0, 1):
+        _, statistics, _ = samples([5.0] * 4, [0.0] * 4)
+        statistics.iteration = iteration
+        seen.append(swn.rightness._look(statistics, losses))
+        assert seen[-1][:, 0].tolist() == [5.0] * 4
+        assert torch.equal(seen[-1][:, 2:4], torch.exp(-seen[-1][:, :2]))
+    assert seen[0][:, 1].tolist() == [1.0, 2.0, 1.0, 2.0]
+    assert seen[1][:, 1].tolist() == [2.0, 1.0, 2.0, 1.0]
+
+
+def test_of_an_object_the_means_over_its_regions_are_seen():
+    swn = weighter()
+    _, statistics, _ = samples([1.0, 5.0, 3.0], [9.0, 7.0, 2.0], objects=[2**14 + 4, 0, 4])
+    seen = swn.rightness._look(statistics, statistics.detail("label_losses"))
+    assert seen[:, :2].tolist() == [[2.0, 5.5], [5.0, 7.0], [2.0, 5.5]]
 
 
 def test_every_parameter_gets_a_gradient_without_positives_too():
-    swn = weighter(1)
+    swn = weighter()
     _, statistics, _ = samples([], torch.zeros(0))
     weights = swn(statistics)
     weights.regularizers["loss_swn_cls"].backward()
     assert all(p.grad is not None and not p.grad.any() for p in swn.parameters())
-    assert swn.rightness.memory.wrong_share == 1
+    assert swn.rightness.wrong_share == 1
 
 
 def test_survives_losses_that_are_not_finite():
-    swn = weighter(4)
+    swn = weighter()
     for bad in (math.nan, math.inf):
         _, statistics, _ = samples([bad, 0.1, 0.3, 0.2], [2.0, bad, 2.0, 2.0])
         statistics = replace(statistics, box_loss=(statistics.box_loss + 1) * bad)
@@ -247,22 +244,19 @@ def test_survives_losses_that_are_not_finite():
         sum(regularizers.values()).backward()
         assert all(torch.isfinite(loss) for loss in regularizers.values())
         assert all(torch.isfinite(p.grad).all() for p in swn.parameters())
-        assert torch.isfinite(swn.rightness.memory.mean).all() and torch.isfinite(
-            swn.rightness.memory.wrong_share
-        )
+        assert torch.isfinite(swn.rightness.recent[-4:]).all()
+        assert torch.isfinite(swn.rightness.wrong_share)
 
 
 def test_swn_weights_classes_so_and_boxes_as_ever():
     annotated, decoys = mixture(0.25)
-    alone = weighter(400)
+    alone = weighter()
     train(alone, 40, annotated, decoys)
     believe(alone, 0.25)
     joint, boxes = (
         SWN(tasks=tasks, cls_averaging="per_object") for tasks in (["cls", "box"], ["box"])
     )
     randomize(joint)
-    joint.rightness.memory.allocate(400)
-    joint.rightness.memory.set_state(alone.rightness.memory.get_state())
     joint.rightness.load_state_dict(alone.rightness.state_dict())
     boxes.load_state_dict(joint.state_dict(), strict=False)
     _, statistics, _ = samples(annotated, decoys)
@@ -275,13 +269,8 @@ def test_swn_weights_classes_so_and_boxes_as_ever():
     assert weights.learned.keys() == {"cls", "box"}
 
 
-def test_refuses_a_window_of_no_batch():
-    with pytest.raises(UserError, match=r"OBJECTSWN\.WINDOW is 0, but it must be at least 1"):
-        ObjectSWN(window=0)
-
-
 def test_a_single_class_is_right():
-    swn = weighter(4)
+    swn = weighter()
     for _ in range(3):
         _, statistics, _ = samples([0.0] * 4, [0.0] * 4)
         statistics.details["label_losses"] = lambda: torch.zeros(4, 1)
