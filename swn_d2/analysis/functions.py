@@ -71,10 +71,12 @@ def load_weighters(run: RunFolder) -> list[tuple[int, dict[str, SWN]]]:
 
 
 def _build(cfg, state: Mapping[str, torch.Tensor]) -> SWN:
-    # What the detector offered shows in the shapes of what was made for it.
+    # What the detector offered shows in the shapes of what was made for it. The network of the
+    # classes sees the columns of the box loss even where the other one sees their sum.
+    embedding = "network.embeddings.box_loss.0.weight"
     weighter = build_sample_weighter(
         cfg,
-        box_loss_dim=state["network.embeddings.box_loss.0.weight"].shape[1],
+        box_loss_dim=state.get(f"rightness.{embedding}", state[embedding]).shape[1],
         has_mask="network.embeddings.mask_loss.0.weight" in state,
     )
     weighter.load_state_dict(state)

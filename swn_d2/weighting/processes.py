@@ -16,7 +16,7 @@ def of_all_processes(*values: Tensor) -> tuple[Tensor, ...]:
     """
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return values
-    own = torch.tensor([len(values[0])], device=values[0].device)
+    own = torch.full((1,), len(values[0]), device=values[0].device)
     sizes = [torch.zeros_like(own) for _ in range(dist.get_world_size())]
     dist.all_gather(sizes, own)
     sizes = torch.cat(sizes).tolist()  # waits for a GPU once

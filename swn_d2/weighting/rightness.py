@@ -47,8 +47,7 @@ class ClassRightness(nn.Module):
     What it has seen is in the state dict, and the same in all processes.
 
     Attributes:
-        recent: (512, 5 + D) the last samples, of each what :meth:`forward` sees of its object, or
-            NaN for none yet.
+        recent: (512, 5 + D) the last samples, of each what is seen of its object, -1 for none yet.
         unlikely: (2,) how many annotated classes and how many decoys the detector found unlikely
             in the last batches, the older ones counting less.
     """
@@ -62,14 +61,21 @@ class ClassRightness(nn.Module):
         self.network = SampleWeightingNetwork(
             ["cls"], box_loss_dim=box_loss_dim, init="zero_output"
         )
-        self.register_buffer("recent", torch.full((_NUM_RECENT, 5 + box_loss_dim), torch.nan))
+        self.register_buffer("recent", torch.full((_NUM_RECENT, 5 + box_loss_dim), -1.0))
         self.register_buffer("unlikely", torch.zeros(2))
+
+    def forget(self) -> None:
+        """Begin with another data set."""
+        self.recent.fill_(-1)
+        self.unlikely.zero_()
 
     @property
     def wrong_share(self) -> Tensor:
-        """(), of the annotations those whose class seems to be wrong."""
-        annotated, decoys = self.unlikely + _TOO_FEW  # by which a detector that can't tell has 1
-        return (annotated / decoys).clamp(max=1)
+        """(), what is taken for the share of annotations whose class is wrong."""
+        annotated, decoys = self.unlikely
+        # Where there are few unlikely classes yet, anything between these two.
+        low, high = (n / (decoys + _TOO_FEW) for n in (annotated, annotated + _TOO_FEW))
+        return torch.minimum(_believed(low), _believed(high))
 
     def forward(self, statistics: SampleStatistics) -> tuple[Tensor, Tensor, Tensor]:
         """What the R samples of a batch count in the classification loss.
@@ -85,8 +91,9 @@ class ClassRightness(nn.Module):
         """
         label_losses = statistics.detail("label_losses").float()
         objects = self._look(statistics, label_losses)
-        (everyone,) = of_all_processes(objects)
-        if torch.is_grad_enabled():
+        everyone = objects
+        if torch.is_grad_enabled():  # else other processes may do something else
+            (everyone,) = of_all_processes(objects)
             self._learn_of(everyone, bound=math.log(_UNLIKELY * label_losses.shape[1]))
         mean = self._probability(everyone).mean().clamp(min=_SMALLEST_MEAN)
         w = torch.ones_like(statistics.cls_loss)
@@ -114,23 +121,25 @@ class ClassRightness(nn.Module):
     def _learn_of(self, everyone: Tensor, bound: float) -> None:
         """Take in the samples (F', 5 + D) of a batch; a class is unlikely whose loss is larger than
         ``bound``."""
-        self.recent.copy_(torch.cat([self.recent, everyone])[-_NUM_RECENT:])
+        some = everyone
+        if len(everyone) > _NUM_RECENT:  # of all images
+            some = everyone[torch.linspace(0, len(everyone) - 1, _NUM_RECENT).long()]
+        self.recent.copy_(torch.cat([self.recent, some])[-_NUM_RECENT:])
         self.unlikely *= _KEPT
         self.unlikely += (everyone[:, :2] > bound).sum(dim=0)
 
     def _objective(self) -> Tensor:
         """(), how badly annotated classes are told from decoys: the mean cross-entropy over the
         last samples."""
-        is_one = self.recent[:, 0].isfinite()
-        recent = self.recent.nan_to_num()
+        recent = self.recent.clone()  # which the next batch changes, maybe before backward
+        is_one = recent[:, 0] >= 0
         told = F.softplus(-self._logit(recent, 0)) + F.softplus(self._logit(recent, 1))
         return (told * is_one).sum() / (2 * is_one.sum()).clamp(min=1)
 
     @torch.no_grad()
     def _probability(self, objects: Tensor) -> Tensor:
         """(n,) of what is seen of n objects, how likely the class of each is right."""
-        share = _believed(self.wrong_share)
-        return (1 - share * torch.exp(-self._logit(objects, 0))).clamp(min=0)
+        return (1 - self.wrong_share * torch.exp(-self._logit(objects, 0))).clamp(min=0)
 
     def _logit(self, objects: Tensor, which: int) -> Tensor:
         """(n,) z of what is seen of n objects, as they are annotated (0), or with their decoys for
@@ -151,7 +160,7 @@ class ClassRightness(nn.Module):
 
 
 def _believed(share: Tensor) -> Tensor:
-    """What to take for the share of wrong classes, where this one seems to be wrong.
+    """What to take for the share of wrong classes where this one, at least 0, seems to be wrong.
 
     From 0.2 to 0.4 it is believed. Few that seem to be wrong are the mistakes of the detector,
     which it would keep if these objects did not count; and where most do, it can't tell yet.

@@ -39,10 +39,12 @@ class SWN(SampleWeighter):
     counts within its group: positives and negatives for the classification loss, positives for
     the other losses. The network is trained by Eq. 9 in units of the group's mean loss: a sample
     with that loss has its stationary point at w = 1, whatever the scale of the detector's loss.
-    Lambda is then a factor on all of the objective, to which Adam is nearly indifferent. In
-    classification, where a large loss is what there is to learn, it takes more: the positives of an
-    object count as much as its class is likely to be right (:class:`ClassRightness`, with a network
-    of its own), from when the detector can tell.
+    Lambda is then a factor on all of the objective, to which Adam is nearly indifferent.
+
+    In classification a large loss is what there is to learn. With ``cls_averaging`` "per_object" it
+    is weighted in another way, by :class:`~swn_d2.weighting.rightness.ClassRightness` with a
+    network of its own: the positives of an object count as much as its class is likely to be right.
+    Exponent, clamp, lambda, strength and easing in are those of the other tasks alone.
 
     In both, what the detector sees is ``1 + a (w - 1)``. ``a`` rises linearly from 0 to
     ``strength`` while the iterations go through ``ease_in``: the losses of a detector that can
@@ -84,7 +86,7 @@ class SWN(SampleWeighter):
             cls_averaging: average m of the classification task over positives and negatives
                 apart ("per_group"), over all samples ("all"), or not ("none"). Averaged weights
                 say nothing relative to their group. With "per_object", for relative weights alone,
-                the statistics are averaged, and the weight is the one that the class says.
+                all positives of an object have its weight, see the class.
             regularizer_divisor: "group" divides R(m) by the number of samples in the group,
                 "loss" by what the detector divides the loss by.
             relative: the formulation, see the class.
@@ -116,7 +118,12 @@ class SWN(SampleWeighter):
                 f"MODEL.SWN.CLS_AVERAGING is {cls_averaging!r}, and averaged weights are 1 "
                 "relative to their group; set it to per_object, or MODEL.SWN.RELATIVE to False."
             )
-        if not relative and "cls" in tasks and cls_averaging == "per_object":
+        if cls_averaging == "per_object" and "cls" not in tasks:
+            raise UserError(
+                "MODEL.SWN.CLS_AVERAGING is 'per_object', but MODEL.SWN.TASKS has no cls; add it, "
+                "or set the former to none."
+            )
+        if cls_averaging == "per_object" and not relative:
             raise UserError(
                 "MODEL.SWN.CLS_AVERAGING is 'per_object', which makes relative weights; set it to "
                 "per_group, or MODEL.SWN.RELATIVE to True."

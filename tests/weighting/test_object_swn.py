@@ -123,14 +123,23 @@ def test_the_share_is_read_off_where_classes_are_unlikely():
         swn(samples(annotated, decoys)[1])
     # One and three of four, and 2 % of what there was before is forgotten each time.
     assert swn.rightness.unlikely.tolist() == pytest.approx([1.98, 3 * 1.98])
-    assert swn.rightness.wrong_share.item() == pytest.approx((1.98 + 20) / (3 * 1.98 + 20))
 
 
-@pytest.mark.parametrize("numbers, share", [((0, 0), 1), ((3, 10), 23 / 30), ((60, 40), 1)])
+@pytest.mark.parametrize(
+    "numbers, share",
+    [((0, 0), 0), ((3, 10), 0), ((30, 100), 0.25), ((90, 250), 0.9 / 2.7), ((60, 40), 0)],
+)
 def test_few_unlikely_classes_say_little(numbers, share):
     swn = weighter()
     swn.rightness.unlikely.copy_(torch.tensor(numbers))
     assert swn.rightness.wrong_share.item() == pytest.approx(share)
+
+
+def test_right_classes_are_never_suspected_for_want_of_unlikely_ones():
+    swn = weighter()
+    for decoys in range(0, 1000, 10):
+        swn.rightness.unlikely.copy_(torch.tensor([0.0, decoys]))
+        assert swn.rightness.wrong_share == 0
 
 
 @pytest.mark.parametrize(
@@ -194,7 +203,7 @@ def test_without_gradients_nothing_is_learned():
     with torch.no_grad():
         swn(samples(*mixture(0.0, 7))[1])
     for name, value in swn.state_dict().items():
-        assert torch.equal(before[name].nan_to_num(-1), value.nan_to_num(-1)), name
+        assert torch.equal(before[name], value), name
 
 
 def test_all_regions_of_an_object_have_its_weight():
@@ -232,7 +241,7 @@ def test_every_parameter_gets_a_gradient_without_positives_too():
     weights = swn(statistics)
     weights.regularizers["loss_swn_cls"].backward()
     assert all(p.grad is not None and not p.grad.any() for p in swn.parameters())
-    assert swn.rightness.wrong_share == 1
+    assert swn.rightness.wrong_share == 0
 
 
 def test_survives_losses_that_are_not_finite():
@@ -253,9 +262,7 @@ def test_swn_weights_classes_so_and_boxes_as_ever():
     alone = weighter()
     train(alone, 40, annotated, decoys)
     believe(alone, 0.25)
-    joint, boxes = (
-        SWN(tasks=tasks, cls_averaging="per_object") for tasks in (["cls", "box"], ["box"])
-    )
+    joint, boxes = SWN(tasks=["cls", "box"], cls_averaging="per_object"), SWN(tasks=["box"])
     randomize(joint)
     joint.rightness.load_state_dict(alone.rightness.state_dict())
     boxes.load_state_dict(joint.state_dict(), strict=False)

@@ -377,6 +377,7 @@ def test_bad_arguments_name_their_key(argument, value, key):
     "options, message",
     [
         ({**RELATIVE, "tasks": ["cls"]}, "TASKS.* another task beside cls.* ObjectSWN"),
+        ({**RELATIVE, "tasks": ["box"]}, "'per_object', but MODEL.SWN.TASKS has no cls"),
         (AUTHORS, "CLS_AVERAGING is 'per_object', which makes relative weights"),
     ],
 )
