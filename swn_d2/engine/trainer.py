@@ -35,6 +35,7 @@ from ..files import write_text
 from ..random_numbers import STEP, seed_at
 from ..recording import weighters_of
 from ..weighting.memory import ObjectMemory
+from ..weighting.rightness import ClassRightness
 from .best import BestCheckpoint
 from .checkpoint import SafeCheckpointer
 from .console import ProgressPrinter, describe_results, prints_logged
@@ -251,7 +252,11 @@ class SWNTrainer(DefaultTrainer):
 
     def resume_or_load(self, resume=True):
         self._resumes = resume
-        return super().resume_or_load(resume=resume)
+        super().resume_or_load(resume=resume)
+        if self.start_iter == 0:  # what MODEL.WEIGHTS has seen was of another training
+            for module in self._trainer.model.modules():
+                if isinstance(module, ClassRightness):
+                    module.forget()
 
     def train(self):
         """Train until ``SOLVER.MAX_ITER``, and evaluate.

@@ -18,6 +18,9 @@ from tests.analysis.samples import random_records, run_folder
 from tests.tiny import tiny_config
 from tests.weighting.conftest import randomize
 
+SUM = ["MODEL.SWN.BOX_LOSS_FEATURE", "sum"]
+BY_OBJECT = ["MODEL.SWN.TASKS", ["cls", "box"], "MODEL.SWN.CLS_AVERAGING", "per_object"]
+
 
 def weighter_of(cfg, *, box_loss_dim=4, has_mask=False, seed=0, std=0.2):
     weighter = build_sample_weighter(cfg, box_loss_dim=box_loss_dim, has_mask=has_mask)
@@ -91,7 +94,7 @@ def test_statistics_are_broadcast():
     assert surface[1, 3] == pytest.approx(learned_weights(weighter, "box", point).item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("opts", [[], ["MODEL.SWN.BOX_LOSS_FEATURE", "sum"]])
+@pytest.mark.parametrize("opts", [[], BY_OBJECT, SUM, BY_OBJECT + SUM])
 @pytest.mark.parametrize("has_mask", [False, True])
 @pytest.mark.parametrize("box_loss_dim", [1, 4])
 def test_snapshots_are_of_each_iteration_and_stage(opts, has_mask, box_loss_dim, tmp_path):

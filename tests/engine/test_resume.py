@@ -15,7 +15,9 @@ CASES = {
     "mask_rcnn": ["INPUT.MASK_FORMAT", "bitmask"],
     "retinanet": [],
     "stock retinanet": ["MODEL.META_ARCHITECTURE", "RetinaNet", "RECORDING.PERIOD", 0],
-    "memory": ["MODEL.SAMPLE_WEIGHTER.NAME", "ObjectSWN"],
+    "classes by object": [
+        *("MODEL.SWN.TASKS", ["cls", "box"], "MODEL.SWN.CLS_AVERAGING", "per_object"),
+    ],
     "repeated": ["DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"],
     "precise": [
         *("TEST.PRECISE_BN.ENABLED", True, "TEST.PRECISE_BN.NUM_ITER", 2, "TEST.EVAL_PERIOD", 2)
@@ -66,6 +68,21 @@ def assert_same(first, second):
         for key, of_parameter in expected.items():
             for name, value in of_parameter.items():
                 assert torch.equal(torch.as_tensor(actual[key][name]), torch.as_tensor(value)), name
+
+
+def test_another_training_begins_without_what_was_seen_of_objects(train, tmp_path):
+    """Its weights may be of other data."""
+
+    def seen(model):
+        return model.roi_heads.sample_weighter.rightness.recent
+
+    first = train("first", case="classes by object")
+    assert (seen(first.model)[-1] >= 0).all()
+    at_start = []
+    weights = ("MODEL.WEIGHTS", str(tmp_path / "first" / "model_final.pth"))
+    watch = lambda model, _: at_start.append(seen(model).clone())  # noqa: E731
+    train("second", *weights, case="classes by object", until=1, watch=watch)
+    assert (at_start[0] == -1).all()
 
 
 @pytest.mark.parametrize("case", CASES)

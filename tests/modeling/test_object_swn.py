@@ -20,14 +20,23 @@ OPTS = ["MODEL.SAMPLE_WEIGHTER.NAME", "ObjectSWN"]
 JOINT = ["MODEL.SWN.TASKS", ["cls", "box", "mask"], "MODEL.SWN.CLS_AVERAGING", "per_object"]
 
 
-def model_of(detector="faster_rcnn", opts=OPTS):
-    return tiny_model(tiny_config(*opts, detector=detector))
+def model_of(detector="faster_rcnn", opts=OPTS, *, is_weighted=False):
+    """A detector whose classes have the weight 1 at first, or ``is_weighted`` as if by what was
+    seen before."""
+    model = tiny_model(tiny_config(*opts, detector=detector))
+    if is_weighted:
+        for weighter in weighters(model):
+            torch.nn.init.normal_(weighter.rightness.network.heads["cls"][-1].weight, std=9.0)
+            weighter.rightness.unlikely.copy_(torch.tensor([3e8, 1e9]))
+    return model
 
 
 @pytest.mark.parametrize("opts", [OPTS, JOINT], ids=["alone", "with boxes"])
 @pytest.mark.parametrize("detector", [*R_CNNS, "retinanet"])
 def test_trains_with_finite_losses_and_sees_the_objects(detector, opts):
-    model = model_of(detector, opts=opts)
+    model = model_of(detector, opts=opts, is_weighted=True)
+    weights = []
+    weighters(model)[0].register_forward_hook(lambda *args: weights.append(args[2].learned["cls"]))
     sgd = torch.optim.SGD(model.parameters(), lr=0.01)
     for step, inputs in enumerate((batch(), empty_batch(), batch_with_empty_image(), batch())):
         losses = training_losses(model, inputs, start_iter=step)
@@ -37,7 +46,8 @@ def test_trains_with_finite_losses_and_sees_the_objects(detector, opts):
         # What DistributedDataParallel needs, and a graph through the weights must not spoil.
         assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.requires_grad)
         sgd.step()
-    assert weighters(model)[0].rightness.recent[-1].isfinite().all()
+    assert (weights[0] - 1).abs().max() > 1e-3
+    assert (weighters(model)[0].rightness.recent[-1] >= 0).all()
 
 
 @pytest.mark.parametrize("detector", [*R_CNNS, "retinanet"])
@@ -71,7 +81,7 @@ def test_the_class_part_of_the_cross_entropy():
 
 
 def test_the_classes_of_binary_losses():
-    model = model_of("retinanet")
+    model = model_of("retinanet", is_weighted=True)
     seen = []
     weighters(model)[0].register_forward_hook(lambda *args: seen.append(args[1:]))
     training_losses(model, batch())
@@ -87,3 +97,4 @@ def test_the_classes_of_binary_losses():
     assert torch.allclose(classification.details["label_losses"](), expected, atol=1e-5)
     assert statistics.detail("label_losses").shape == (len(statistics.foreground), 3)
     assert torch.equal(weights.cls, weights.learned["cls"])  # of the loss as a whole
+    assert (weights.cls - 1).abs().max() > 1e-3
