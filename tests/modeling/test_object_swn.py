@@ -26,7 +26,9 @@ def model_of(detector="faster_rcnn", opts=OPTS, *, is_weighted=False):
     model = tiny_model(tiny_config(*opts, detector=detector))
     if is_weighted:
         for weighter in weighters(model):
-            torch.nn.init.normal_(weighter.rightness.network.heads["cls"][-1].weight, std=9.0)
+            last = weighter.rightness.network.heads["cls"][-1]
+            torch.nn.init.normal_(last.weight, std=3.0)
+            torch.nn.init.constant_(last.bias, -0.5)
             weighter.rightness.unlikely.copy_(torch.tensor([3e8, 1e9]))
     return model
 
