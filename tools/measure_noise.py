@@ -45,7 +45,8 @@ def positives(
         checkpoint: of the run; by default its last.
 
     Raises:
-        UserError: the run has no config, no checkpoint, or no single sample weighter.
+        UserError: the run has no config, no checkpoint, or no single sample weighter, or the
+            checkpoint does not have it.
     """
     checkpoint = checkpoint or run.checkpoint
     for part, value in (("cfg", run.cfg), ("checkpoint", checkpoint)):
@@ -57,7 +58,7 @@ def positives(
     cfg.MODEL.SAMPLE_WEIGHTER.CLASS_WEIGHTS = []  # else they would hide who is noisy
     seed_all_rng(0)  # the same images and regions for every run
     model = SWNTrainer.build_model(cfg).train()
-    SafeCheckpointer(model).load_whole(str(checkpoint))
+    SafeCheckpointer(model).load_whole(str(checkpoint), with_weighter=True)
     records = load_training_set(cfg)
     weighters = weighters_of(model)
     if list(weighters) != [""]:

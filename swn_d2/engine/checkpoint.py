@@ -192,18 +192,19 @@ class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
 
         _write_atomically(write, os.path.join(self.save_dir, "last_checkpoint"))
 
-    def load_whole(self, path: str) -> None:
-        """Load the detector in ``path`` for evaluation.
+    def load_whole(self, path: str, *, with_weighter: bool = False) -> None:
+        """Load the detector in ``path`` for evaluation, or ``with_weighter`` as it was trained.
 
         Raises:
-            UserError: the file can't be read, or holds another detector. The weights of a sample
-                weighter may be missing: inference does not use them.
+            UserError: the file can't be read, or holds another detector. The parameters of a sample
+                weighter may be missing where inference does not use them.
         """
         if not path:
             raise UserError(
                 "there is nothing to evaluate: give a checkpoint as MODEL.WEIGHTS PATH."
             )
-        self._load(path, checkpointables=[], is_enough=_all_but_sample_weighter)
+        is_enough = _everything if with_weighter else _all_but_sample_weighter
+        self._load(path, checkpointables=[], is_enough=is_enough)
 
     def resume_or_load(self, path: str, *, resume: bool = True):
         """As Detectron2's. A checkpoint to resume from must fit entirely; of one to start from,

@@ -96,6 +96,11 @@ def test_noise_that_was_added_to_other_data(digit_scenes_here, tmp_path, monkeyp
     share = int(re.search(r"(\d+)% of noisy", out)[1]) / 100
     assert share == pytest.approx(1 - sum(weights) / len(weights), abs=0.2)
     assert "label_loss" in out
+    content = torch.load(folder / "model_final.pth", weights_only=True)
+    kept = {name: v for name, v in content["model"].items() if "sample_weighter" not in name}
+    torch.save({"model": kept}, folder / "model_final.pth")
+    with pytest.raises(tool.UserError, match="does not fit this model"):
+        tool.main()
 
 
 def test_what_it_can_not_look_at(scenes, tmp_path, monkeypatch):
