@@ -276,6 +276,14 @@ def test_swn_weights_classes_so_and_boxes_as_ever():
     assert weights.learned.keys() == {"cls", "box"}
 
 
+def test_of_a_large_batch_samples_of_all_images_are_learned_from():
+    swn = weighter()
+    swn(samples(torch.arange(2000.0), torch.ones(2000))[1])
+    seen = swn.rightness.recent[:, 0]
+    assert seen[0] == 0 and seen[-1] == 1999
+    assert 3 <= seen.diff().min() and seen.diff().max() <= 4
+
+
 def test_a_single_class_is_right():
     swn = weighter()
     for _ in range(3):
