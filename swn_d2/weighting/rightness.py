@@ -123,7 +123,8 @@ class ClassRightness(nn.Module):
         ``bound``."""
         some = everyone
         if len(everyone) > _NUM_RECENT:  # of all images
-            some = everyone[torch.linspace(0, len(everyone) - 1, _NUM_RECENT).long()]
+            even = torch.linspace(0, len(everyone) - 1, _NUM_RECENT, device=everyone.device)
+            some = everyone[even.long()]
         self.recent.copy_(torch.cat([self.recent, some])[-_NUM_RECENT:])
         self.unlikely *= _KEPT
         self.unlikely += (everyone[:, :2] > bound).sum(dim=0)
