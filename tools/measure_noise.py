@@ -68,8 +68,6 @@ def positives(
     def look(_, inputs, weights):
         statistics = inputs[0].finite()
         columns = sample_columns(statistics, weights, {})
-        if "label_loss" in statistics.details:
-            columns["label_loss"] = statistics.detail("label_loss")
         columns["is_noisy"] = (statistics.detail("given_weight") == 0).float()
         found.append({k: v[statistics.foreground].cpu().numpy() for k, v in columns.items()})
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import UserError
-from ..weighting import TASKS
+from .pooling import WEIGHTS_OF
 from .run_folder import RunFolder
 from .style import color_of, new_figure, plain_axes
 
@@ -131,7 +131,8 @@ def weighted_losses(run: RunFolder) -> set[str]:
     """The losses of a run whose values can't be compared with those of a run that weights
     otherwise: those of samples that it weights, and the regularisers of its weights."""
     keys = {key for row in run.metrics for key in row}
-    tasks = {task for task in TASKS if any(f"weights/{task}_" in key for key in keys)}
+    logged = {match[1] for key in keys if (match := re.search(r"\bweights/([a-z]+)_", key))}
+    tasks = [task for task, names in WEIGHTS_OF.items() if logged & set(names)]
     prefixes = ("loss_swn_", *(f"loss_{task}" for task in tasks))  # loss_box_reg_stage1, ...
     return {key for key in keys if key.startswith(prefixes)}
 

@@ -21,12 +21,17 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_extremes", "extreme_crops", "shown_weight", "since_eased_in"]
 
-_WEIGHT_NAMES = {"cls_weight": "weight", "box_weight": "box weight", "mask_weight": "mask weight"}
+_WEIGHT_NAMES = {
+    "cls_weight": "weight",
+    "label_weight": "weight of the label",
+    "box_weight": "box weight",
+    "mask_weight": "mask weight",
+}
 
 
 def shown_weight(records: Sequence[Record]) -> str | None:
-    """The column of the weight that samples are judged by: that of classification, or of the
-    next task where this one is not weighted; None if every weight is 1."""
+    """The column of the weight that samples are judged by: that of classification, or of its
+    labels, or of the next task where this one is not weighted; None if every weight is 1."""
     for column in _WEIGHT_NAMES:
         if (pooled(records, column) != 1).any():
             return column

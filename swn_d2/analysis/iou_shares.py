@@ -11,6 +11,7 @@ from .pooling import (
     EARLY,
     LATE,
     LOSS_NAMES,
+    WEIGHTS_OF,
     able,
     part,
     pooled,
@@ -50,6 +51,8 @@ def iou_shares(records: Sequence[Record], task: str, *, weighted: bool = True) -
         samples = record.positives
         loss = samples[f"{task}_loss"].astype(np.float64)
         if weighted:
+            if task == "cls" and "label_loss" in samples:
+                loss = loss - (1 - samples["label_weight"]) * samples["label_loss"]
             loss = loss * samples[f"{task}_weight"]
         iou = np.clip(samples["iou"], BINS[0], BINS[-1])
         all_for_some = record.num_positives / max(len(iou), 1)
@@ -84,7 +87,8 @@ def draw_iou_shares(runs: Sequence[RunFolder]) -> "Figure":
                 x = places + (i - (len(having) - 1) / 2) * width
                 color = color_of(runs.index(run))
                 axis.bar(x, iou_shares(records, task), 0.9 * width, color=color)
-                if (pooled(records, f"{task}_weight") != 1).any():
+                weights = (pooled(records, f"{name}_weight") for name in WEIGHTS_OF[task])
+                if any((weight != 1).any() for weight in weights):
                     plain = iou_shares(records, task, weighted=False)
                     axis.hlines(plain, x - 0.45 * width, x + 0.45 * width, TEXT, linewidth=2)
             axis.set_xticks(places, _BIN_NAMES)
@@ -112,7 +116,7 @@ def _rows(run: RunFolder) -> list[tuple[str, str]]:
     rows = []
     for stage in stages_of(records):
         parts = [part(records, stage, span) for span in (EARLY, LATE)]
-        for task in LOSS_NAMES:
+        for task in WEIGHTS_OF:
             if all(pooled(records, f"{task}_loss").any() for records in parts):
                 rows.append((stage, task))
     if not rows:
@@ -125,4 +129,4 @@ def _rows(run: RunFolder) -> list[tuple[str, str]]:
 
 def _order(row: tuple[str, str]) -> tuple[str, int]:
     stage, task = row
-    return stage, list(LOSS_NAMES).index(task)
+    return stage, list(WEIGHTS_OF).index(task)

@@ -13,6 +13,7 @@ __all__ = [
     "EARLY",
     "LATE",
     "LOSS_NAMES",
+    "WEIGHTS_OF",
     "able",
     "part",
     "pooled",
@@ -27,8 +28,11 @@ _Needed = TypeVar("_Needed")
 #: Parts of a training in percent: after its warm-up, and at its end.
 EARLY, LATE = (10, 20), (90, 100)
 
-#: Task -> what its loss is called.
-LOSS_NAMES = {"cls": "classification", "box": "box", "mask": "mask"}
+#: Task -> the weights in its loss.
+WEIGHTS_OF = {"cls": ("cls", "label"), "box": ("box",), "mask": ("mask",)}
+
+#: Weights -> what the loss is called that they are of.
+LOSS_NAMES = {"cls": "classification", "label": "label", "box": "box", "mask": "mask"}
 
 
 def able(

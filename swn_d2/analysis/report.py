@@ -321,7 +321,8 @@ def _add_samples(page: Page, runs: Sequence[RunFolder], legend: str) -> None:
         how = (
             "Mean and, shaded, standard deviation of what the losses are multiplied by, in the "
             "batches that were logged; dashed, the mean as a network predicted it. Positives of "
-            "each task; for classification, positives (cls_fg) and negatives (cls_bg)."
+            "each task; for classification, positives (cls_fg) and negatives (cls_bg), and what "
+            "multiplies the part of it that asks which class an object has (label)."
         )
         html += [_how(how), legend, _panels(page, figures)]
     except UserError as error:

@@ -23,7 +23,7 @@ from ..recording import (
     weighters_of,
 )
 from ..recording.crops import CROP_SIZE, CROPS_PER_REASON
-from ..weighting import TASKS, SampleStatistics, SampleWeights
+from ..weighting import SampleStatistics, SampleWeights
 
 __all__ = ["SampleRecorder"]
 
@@ -114,12 +114,10 @@ class SampleRecorder(HookBase):
             if not record.crops:
                 continue
             for group, values in (("", record.positives), ("_bg", record.negatives)):
-                for task in TASKS:
-                    weight = values.get(f"{task}_weight")
-                    if weight is not None and len(weight) and weight.std() > 0:
-                        storage.put_histogram(
-                            f"{prefix}weights/{task}{group}", torch.from_numpy(weight), bins=50
-                        )
+                for column, weight in values.items():
+                    if column.endswith("_weight") and len(weight) and weight.std() > 0:
+                        name = f"{prefix}weights/{column.removesuffix('_weight')}{group}"
+                        storage.put_histogram(name, torch.from_numpy(weight), bins=50)
             for reason in REASONS:
                 pictures = [c.jpeg for c in record.crops if c.reason == reason]
                 storage.put_image(f"{prefix}samples/{reason}", _side_by_side(pictures))

@@ -58,9 +58,11 @@ class Record:
         stage: "stage0", ... in a cascade, else "".
         num_positives, num_negatives: all samples of the iteration, on the main process.
         positives: column -> (n,) float32: the statistics ``cls_loss``, ``box_loss`` (summed over
-            its columns), ``mask_loss`` (of a detector with masks), ``iou``, ``prob``; ``gt_class``;
-            ``cls_weight``, ``box_weight``, ``mask_weight``, what the losses are multiplied by; and
-            ``cls_learned``, ..., the weights as a network predicted them, if one did.
+            its columns), ``mask_loss`` (of a detector with masks), ``iou``, ``prob``;
+            ``label_loss``, the part of the classification loss that asks which class; ``gt_class``;
+            ``cls_weight``, ``label_weight``, ``box_weight``, ``mask_weight``, what the losses are
+            multiplied by; and ``cls_learned``, ..., the weights as a network predicted them, if it
+            is not these.
         negatives: the same with ``cls_loss``, ``cls_weight`` and ``cls_learned``.
         crops: pictures of the most extreme of all positives.
     """

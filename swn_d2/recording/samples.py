@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..weighting import TASKS, SampleStatistics, SampleWeighter, SampleWeights
+from ..weighting import SampleStatistics, SampleWeighter, SampleWeights
 from .crops import Pictures, crops_of
 from .file import Record
 
@@ -25,7 +25,12 @@ __all__ = [
 SNAPSHOTS = "weighter"
 
 # Task -> the detail of its samples by which the detector multiplies what the weighter says.
-_GIVEN = {"cls": "given_weight", "box": "given_box_weight", "mask": "given_weight"}
+_GIVEN = {
+    "cls": "given_weight",
+    "label": "given_label_weight",
+    "box": "given_box_weight",
+    "mask": "given_weight",
+}
 _NUM_SNAPSHOTS = 10  # in a run
 _NUM_PICTURED = 100  # records with pictures in a run
 
@@ -81,8 +86,7 @@ def make_record(
     if pictures is not None and len(foreground) and "object" in statistics.details:
         crops = crops_of(
             _take({**columns, "score": statistics.detail("pred_score")}, foreground),
-            # Where classification keeps weight 1, the weight that is learned is the box's.
-            weight="cls_weight" if weights.cls is not None else "box_weight",
+            weight=f"{next(iter(weights.by_name()), 'box')}_weight",
             objects=statistics.detail("object")[foreground].cpu().numpy(),
             images=statistics.detail("image")[foreground].cpu().numpy(),
             boxes=statistics.detail("pred_boxes")[foreground].float().cpu().numpy(),
@@ -131,7 +135,8 @@ def sample_columns(
     """Column -> (R,) what a record has of every sample.
 
     Args:
-        given: task -> (R,) what its weights are multiplied by, those that the data give.
+        given: task, or "label", -> (R,) what its weights are multiplied by, those that the data
+            give.
     """
     columns = {
         "cls_loss": statistics.cls_loss,
@@ -141,15 +146,18 @@ def sample_columns(
     }
     if statistics.mask_loss is not None:
         columns["mask_loss"] = statistics.mask_loss
+    if "label_loss" in statistics.details:
+        # Not above what it is a part of.
+        label_loss = torch.nan_to_num(statistics.detail("label_loss").float())
+        columns["label_loss"] = torch.minimum(label_loss, statistics.cls_loss)
     if "gt_class" in statistics.details:
         columns["gt_class"] = statistics.detail("gt_class").float()
-    for task in TASKS:
+    weights_of = weights.by_name()
+    for task in _GIVEN:
         if f"{task}_loss" not in columns:
             continue
-        weight = getattr(weights, task)
-        if weight is None:
-            weight = torch.ones_like(statistics.cls_loss)
-        elif weight.dim() == 2:  # a weight for each column of the box loss
+        weight = weights_of.get(task, torch.ones_like(statistics.cls_loss))
+        if weight.dim() == 2:  # a weight for each column of the box loss
             weight = weight.mean(dim=1)
         columns[f"{task}_weight"] = weight.detach().float() * given.get(task, 1)
         if task in weights.learned:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .objective import group_mean, group_std
-from .statistics import TASKS, GivenWeights, SampleLosses, SampleStatistics, SampleWeights
+from .statistics import GivenWeights, SampleLosses, SampleStatistics, SampleWeights
 from .weighters import SampleWeighter
 
 __all__ = [
@@ -51,9 +51,11 @@ class Classification:
     details: Mapping[str, Callable[[], Tensor]] = field(default_factory=dict)
 
     def label_loss(self) -> Tensor:
-        """(R,) with its graph, of positives: the part of the loss that asks which class an object
-        has. Where a loss has no such part, as the sum of binary ones, it is all of it."""
-        return self.details.get("label_loss", lambda: self.loss)()
+        """(R,) with its graph, the part of the loss that asks which class an object has. Where a
+        loss has no such part, as the sum of binary ones, it is all of a positive's."""
+        if "label_loss" in self.details:
+            return self.details["label_loss"]()
+        return torch.where(self.is_foreground, self.loss, 0.0)
 
     def scatter(self, values: Tensor) -> Tensor:
         """Values of the positives (F, ...) -> of all samples (R, ...), 0 for negatives."""
@@ -113,7 +115,6 @@ def softmax_classification(scores: Tensor, gt_classes: Tensor) -> Classification
         foreground=foreground,
         fg_prob=fg_prob.squeeze(1),
         details={
-            "cross_entropy": lambda: cross_entropy,
             "label_loss": label_loss,
             "label_losses": lambda: -F.log_softmax(scores.detach()[foreground, :-1], dim=1),
             "true_prob": lambda: torch.exp(-cross_entropy),
@@ -197,10 +198,15 @@ def gather_samples(
             f"fg_box_loss has shape {tuple(fg_box_loss.shape)}, but must have ({num_positives}, D):"
             " the unreduced loss of each positive, in columns"
         )
+
+    def label_loss() -> Tensor:
+        return classification.label_loss() * cls_factor
+
     losses = SampleLosses(
         cls=classification.loss * cls_factor,
         box=classification.scatter(fg_box_loss) * box_factor,
         normalizers=dict(normalizers),
+        label=label_loss,
     )
     given = given or GivenWeights()
 
@@ -220,17 +226,19 @@ def gather_samples(
             "gt_class": lambda: classification.gt_classes,
             "pred_score": lambda: class_probs().amax(dim=1),
             "given_weight": given_weight,
+            "given_label_weight": lambda: (
+                torch.ones_like(classification.loss) if given.label is None else given.label
+            ),
             "given_box_weight": lambda: (
                 given_weight() if given.box is None else given_weight() * given.box
             ),
             **of_classes,
+            "label_loss": label_loss,
             **(details or {}),
         },
     )
     if given.label is not None:
-        # Where a class is wrong, there is an object all the same.
-        wrong = (1 - given.label) * classification.label_loss() * cls_factor
-        losses = replace(losses, cls=losses.cls - wrong)
+        losses = losses.with_label_weights(given.label)
     if given.box is not None:
         losses = replace(losses, box=losses.box * given.box[:, None])
     if given.sample is not None:
@@ -315,7 +323,8 @@ def weighted_losses(
 def weight_scalars(statistics: SampleStatistics, weights: SampleWeights) -> dict[str, Tensor]:
     """Mean and standard deviation of the weights that the losses are multiplied by: of positives
     (``weights/cls_fg_mean``, ...) and negatives (``cls_bg``) in the classification loss, of
-    positives in the others; and, as ``swn/cls_fg_mean``, ..., of the weights as they were learned.
+    positives in the others and in the label loss (``weights/label_mean``, ...); and, as
+    ``swn/cls_fg_mean``, ..., of the weights as they were learned.
     Of weights for each column of the box loss, the sample's mean is taken. A task whose samples
     all have weight 1 is left out.
 
@@ -323,12 +332,9 @@ def weight_scalars(statistics: SampleStatistics, weights: SampleWeights) -> dict
         Name -> 0-d tensor.
     """
     is_foreground = statistics.is_foreground
-    seen = {task: getattr(weights, task) for task in TASKS}
     scalars = {}
-    for source, by_task in (("weights", seen), ("swn", weights.learned)):
+    for source, by_task in (("weights", weights.by_name()), ("swn", weights.learned)):
         for task, values in by_task.items():
-            if values is None:
-                continue
             if values.dim() == 2:  # a weight for each column of the box loss
                 values = values.mean(dim=1)
             groups = {task: is_foreground}

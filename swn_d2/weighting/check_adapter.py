@@ -15,7 +15,7 @@ from .weighters import SampleWeighter
 __all__ = ["check_adapter"]
 
 #: Details that have a graph, by their definition; no other statistic may have one.
-_WITH_GRAPH = ("true_prob", "cross_entropy", "label_loss", "log_variance")
+_WITH_GRAPH = ("true_prob", "label_loss", "log_variance")
 
 _PROBE = "loss_check_adapter"  # a regulariser
 _RELATIVE = 1e-5  # difference of losses that are the same
@@ -346,6 +346,14 @@ def _check_sum(name: str, task: str, with_1: _Run, reply: Callable[..., _Run]) -
             "and samples (SampleStatistics.of does)."
         )
     weights = torch.linspace(0, 2, len(losses), device=losses.device)  # each has another
+    if task == "cls" and "label_loss" in statistics.details:
+        label_losses = statistics.detail("label_loss") / statistics.normalizers[task]
+        expected = (losses - (1 - weights) * label_losses).sum()
+        if not _same(expected, reply(label=weights).losses[name]):
+            raise UserError(
+                "weights of labels are not multiplied with the statistics' label_loss; make both "
+                "by swn_d2.weighting.gather_samples, with weighted_losses."
+            )
     if not _same((weights * losses).sum(), reply(**{task: weights}).losses[name]):
         raise UserError(
             f"weights of the task {task!r} are multiplied with losses of other samples than "

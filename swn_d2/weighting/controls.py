@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .checks import check_choice
-from .statistics import TASKS, SampleStatistics, SampleWeights
+from .statistics import SampleStatistics, SampleWeights
 
 __all__ = ["CONTROLS", "add_control", "controlled"]
 
@@ -53,7 +53,8 @@ def controlled(
     """The weights that the detector sees under a control; regularisers and ``learned`` stay.
 
     The mean is taken over the batch; for weights per column of the box loss, of each column. In
-    the box and mask losses only positives are a group; the weights of negatives have no effect.
+    the label, box and mask losses only positives are a group; the weights of negatives have no
+    effect.
 
     Args:
         weights: what the weighter says; a task without weights keeps weight 1.
@@ -67,10 +68,7 @@ def controlled(
     is_foreground = statistics.is_foreground
     order = _exchange(is_foreground, statistics.iteration) if control == "shuffle" else None
     result = {}
-    for task in TASKS:
-        given = getattr(weights, task)
-        if given is None:
-            continue
+    for task, given in weights.by_name().items():
         values = given.detach()
         if order is not None:
             values = values[order]

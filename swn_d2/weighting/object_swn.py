@@ -34,7 +34,5 @@ class ObjectSWN(SampleWeighter):
 
     def forward(self, statistics: SampleStatistics) -> SampleWeights:
         with torch.autocast(statistics.cls_loss.device.type, enabled=False):
-            cls, learned, objective = self.rightness(statistics.finite())
-        return SampleWeights(
-            cls=cls, regularizers={"loss_swn_cls": objective}, learned={"cls": learned}
-        )
+            label, objective = self.rightness(statistics.finite())
+        return SampleWeights(label=label, regularizers={"loss_swn_cls": objective})

@@ -16,7 +16,6 @@ _CLAMP = 8.0  # of the logit
 _NUM_RECENT = 512  # samples that the network learns from in an iteration
 _MOST_OBJECTS = 2**14  # of a batch in one process; a GPU need not be asked how many there are
 _LARGEST_LOSS = 1e4  # as in SampleStatistics.finite
-_SMALLEST_LOSS = 1e-8  # below it there is none to divide by
 _UNLIKELY = 8  # times less likely than by chance is a class that is taken for a wrong one
 _KEPT = 0.98  # of the numbers of unlikely classes, from one batch to the next
 _TOO_FEW = 20  # unlikely classes that say nothing yet
@@ -28,11 +27,10 @@ class ClassRightness(nn.Module):
     annotated classes from decoys. (Not in the paper.)
 
     The loss of one region says little about its annotation, those of all regions of its object
-    more: a wrong class shows in what the detector does not come to agree with. Only classification
-    is weighted, and of a cross-entropy only the question *which* class, with the loss
-    ``-log p(class | it is an object)``. The rest, ``-log p(it is an object)``, is true of an object
-    whose class is wrong as well, and keeps weight 1. The binary losses of a dense detector have no
-    such parts, and are weighted as a whole. Negatives keep weight 1.
+    more: a wrong class shows in what the detector does not come to agree with. Only the label loss
+    is weighted, the part of classification that asks *which* class. The rest,
+    ``-log p(it is an object)``, is true of an object whose class is wrong as well, and keeps
+    weight 1.
 
     Each object has a decoy, another class. The network is trained to tell annotated classes from
     decoys, on the last samples of all processes, so that its output z becomes the logarithm
@@ -77,17 +75,16 @@ class ClassRightness(nn.Module):
         low, high = (n / (decoys + _TOO_FEW) for n in (annotated, annotated + _TOO_FEW))
         return torch.minimum(_believed(low), _believed(high))
 
-    def forward(self, statistics: SampleStatistics) -> tuple[Tensor, Tensor, Tensor]:
-        """What the R samples of a batch count in the classification loss.
+    def forward(self, statistics: SampleStatistics) -> tuple[Tensor, Tensor]:
+        """What the R samples of a batch count in the label loss.
 
         Args:
             statistics: finite, and in no autocast, since there are exponentials and sums over all
                 samples.
 
         Returns:
-            (R,) what the loss is to be multiplied by, of a cross-entropy with its graph; (R,) the
-            weight of the question which class, 1 where there is no other; and (), what trains the
-            network.
+            (R,) the weights, 1 for negatives and where there is no other class; and (), what
+            trains the network.
         """
         label_losses = statistics.detail("label_losses").float()
         objects = self._look(statistics, label_losses)
@@ -98,7 +95,7 @@ class ClassRightness(nn.Module):
         mean = self._probability(everyone).mean().clamp(min=_SMALLEST_MEAN)
         w = torch.ones_like(statistics.cls_loss)
         w = w.index_copy(0, statistics.foreground, self._probability(objects) / mean)
-        return _weight_of_classification(w, statistics), w, self._objective()
+        return w, self._objective()
 
     def _look(self, statistics: SampleStatistics, label_losses: Tensor) -> Tensor:
         """(F, 5 + D), of each positive the means over its object's regions: the losses and the
@@ -167,13 +164,3 @@ def _believed(share: Tensor) -> Tensor:
     which it would keep if these objects did not count; and where most do, it can't tell yet.
     """
     return torch.minimum(share, torch.minimum(2 * share - 0.2, 1.2 - 2 * share)).clamp(min=0)
-
-
-def _weight_of_classification(weight: Tensor, statistics: SampleStatistics) -> Tensor:
-    """(R,), of a cross-entropy with its graph: times the classification loss, it is the loss in
-    which only the ``label_loss``, if there is one, has the ``weight`` (R,)."""
-    if "label_loss" not in statistics.details:
-        return weight
-    whole = statistics.detail("cross_entropy").clamp(min=_SMALLEST_LOSS)
-    label_loss = statistics.detail("label_loss").float()
-    return 1 - (1 - weight) * torch.minimum(label_loss, whole) / whole

@@ -32,12 +32,15 @@ class SampleLosses:
         mask: (R,) mask loss, 0 for negatives; None for a detector without masks.
         normalizers: for each task, what the detector divides the sum of its losses by
             (N_1 and N_2 of Eq. 2 of the paper), a number or a 0-d tensor, greater than 0.
+        label: computes (R,) the part of ``cls`` that asks which class an object has; None if
+            nobody can tell it.
     """
 
     cls: Tensor
     box: Tensor
     normalizers: dict[str, float | Tensor]
     mask: Tensor | None = None
+    label: Callable[[], Tensor] | None = None
 
     def __post_init__(self):
         for task in TASKS:
@@ -49,9 +52,10 @@ class SampleLosses:
 
     def weighted(self, weights: "SampleWeights") -> dict[str, Tensor]:
         """The losses of Eq. 2, reduced: task -> ``sum_i w_i L_i / N``, a 0-d tensor."""
+        losses = self if weights.label is None else self.with_label_weights(weights.label)
         reduced = {}
         for task in TASKS:
-            loss, weight = getattr(self, task), getattr(weights, task)
+            loss, weight = getattr(losses, task), getattr(weights, task)
             if loss is None:
                 continue
             if task == "box" and (weight is None or weight.dim() == 1):
@@ -60,13 +64,30 @@ class SampleLosses:
             reduced[task] = loss.sum() / self.normalizers[task]
         return reduced
 
+    def with_label_weights(self, weight: Tensor) -> "SampleLosses":
+        """A copy in which ``weight`` (R,) multiplies the part of the classification loss that asks
+        which class an object has. That there is an object counts as before.
+
+        Raises:
+            UserError: nobody can tell that part.
+        """
+        label = self.label
+        if label is None:
+            raise UserError(
+                "there are weights of labels, but the samples' losses do not say which part of "
+                "them is the label's; make them by swn_d2.weighting.gather_samples."
+            )
+        return replace(self, cls=self.cls - (1 - weight) * label(), label=lambda: weight * label())
+
     def scaled(self, factor: Tensor) -> "SampleLosses":
         """A copy whose losses are multiplied by ``factor`` (R,), a weight from the data."""
+        label = self.label
         return replace(
             self,
             cls=self.cls * factor,
             box=self.box * factor[:, None],
             mask=None if self.mask is None else self.mask * factor,
+            label=label and (lambda: factor * label()),
         )
 
 
@@ -182,10 +203,9 @@ class SampleStatistics:
           :class:`~swn_d2.weighting.memory.ObjectMemory`;
         - ``true_prob``: (R,) with its graph, the probability of the true class, for negatives
           that of the background;
-        - ``cross_entropy``: (R,) with its graph, the classification loss of a softmax;
-        - ``label_loss``: (R,) with its graph, the part of it that asks which class an object has,
-          ``-log p(class | it is an object)``, 0 for negatives; a sum of binary losses has no such
-          part;
+        - ``label_loss``: (R,) with its graph, the part of the classification loss that asks which
+          class an object has, 0 for negatives. Of a softmax that is ``-log p(class | it is an
+          object)``; a sum of binary losses has no such parts, and all of a positive's counts as it;
         - ``label_losses``: (F, K) for positives ``-log p(class | it is an object)`` of each of the
           K classes;
         - ``pred_boxes``: (R, 4) the predicted box, XYXY in pixels, of the true class, for
@@ -194,6 +214,8 @@ class SampleStatistics:
         - ``given_weight``, ``given_box_weight``: (R,) what the data say that the sample counts in
           all losses, and in the box loss. The detector applies them; they are here for losses that
           a weighter adds;
+        - ``given_label_weight``: (R,) what they say that it counts in the label loss, beside
+          ``given_weight``;
         - ``log_variance``: (R, D) with its graph, the predicted log sigma^2 of the box's
           coordinates, 0 for negatives.
 
@@ -234,6 +256,8 @@ class SampleWeights:
 
     Attributes:
         cls: (R,) weight of each sample in the classification loss.
+        label: (R,) weight in the part of the classification loss that asks which class an object
+            has, beside ``cls``; without effect on negatives.
         box: (R,) weight in the box loss, or (R, D) for each of its columns; without effect on
             negatives, whose box loss is 0.
         mask: (R,) weight in the mask loss, if there is one; without effect on negatives.
@@ -247,5 +271,11 @@ class SampleWeights:
     cls: Tensor | None = None
     box: Tensor | None = None
     mask: Tensor | None = None
+    label: Tensor | None = None
     regularizers: dict[str, Tensor] = field(default_factory=dict)
     learned: dict[str, Tensor] = field(default_factory=dict)
+
+    def by_name(self) -> dict[str, Tensor]:
+        """Those that there are, in the order of cls, label, box, mask."""
+        everything = {name: getattr(self, name) for name in ("cls", "label", "box", "mask")}
+        return {name: weight for name, weight in everything.items() if weight is not None}

@@ -43,7 +43,7 @@ class SWN(SampleWeighter):
 
     In classification a large loss is what there is to learn. With ``cls_averaging`` "per_object" it
     is weighted in another way, by :class:`~swn_d2.weighting.rightness.ClassRightness` with a
-    network of its own: the positives of an object count as much as its class is likely to be right.
+    network of its own: the label losses of an object count as much as its class is likely right.
     Exponent, clamp, lambda, strength and easing in are those of the other tasks alone.
 
     In both, what the detector sees is ``1 + a (w - 1)``. ``a`` rises linearly from 0 to
@@ -223,8 +223,7 @@ class SWN(SampleWeighter):
     def _weigh(self, statistics: SampleStatistics) -> SampleWeights:
         result = SampleWeights()
         if self.rightness is not None:
-            result.cls, result.learned["cls"], objective = self.rightness(statistics)
-            result.regularizers["loss_swn_cls"] = objective
+            result.label, result.regularizers["loss_swn_cls"] = self.rightness(statistics)
         amount = self._amount(statistics.iteration)
         for task, m in self.network(statistics).items():
             groups = self._groups(task, statistics.is_foreground)

@@ -24,6 +24,21 @@ def test_shares_are_those_computed_by_hand():
     np.testing.assert_allclose(iou_shares([samples], "box"), [25, 0, 0, 0, 0, 75], rtol=1e-6)
 
 
+def test_a_label_weight_is_of_a_part_of_the_loss():
+    samples = record(
+        0,
+        iou=[0.55, 0.95],
+        cls_loss=[4, 2],
+        cls_weight=[1, 2],
+        label_loss=[3, 1],
+        label_weight=[0, 2],
+    )
+    # 4 - 3 of the first and 2 * (2 + 1) of the second; without weights 4 and 2.
+    np.testing.assert_allclose(iou_shares([samples], "cls"), np.array([0, 1, 0, 0, 0, 6]) / 0.07)
+    plain = iou_shares([samples], "cls", weighted=False)
+    np.testing.assert_allclose(plain, np.array([0, 4, 0, 0, 0, 2]) / 0.06)
+
+
 def test_bins_include_their_lower_edges():
     ious = [0.49, 0.5, 0.59, 0.6, 0.69, 0.7, 0.79, 0.8, 0.89, 0.9, 1.0]
     bins = [iou_shares([record(0, iou=[iou], cls_loss=[1])], "cls").argmax() for iou in ious]

@@ -104,6 +104,8 @@ def test_records_are_what_the_weighter_saw_and_said(detector, run, tmp_path):
             "iou": statistics.iou,
             "prob": statistics.prob,
             "gt_class": statistics.detail("gt_class"),
+            "label_loss": statistics.detail("label_loss").detach(),
+            "label_weight": torch.ones(len(statistics)),
             "cls_weight": weights.cls,
             "cls_learned": weights.learned["cls"],
             "box_weight": weights.box,

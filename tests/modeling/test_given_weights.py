@@ -1,5 +1,7 @@
 """Weights that the data give to objects and classes, in the losses of every detector."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -17,6 +19,10 @@ def weighted_batch(weights):
     for x, of_image in zip(inputs, (weights[:2], weights[2:]), strict=True):
         x["instances"].gt_sample_weight = torch.tensor(of_image)
     return inputs
+
+
+def spread_labels(module, inputs, weights):
+    return replace(weights, label=torch.linspace(0, 2, len(weights.label)))
 
 
 class Step:
@@ -38,6 +44,8 @@ class Step:
             for parameter in module.parameters():
                 if not parameter.any():  # those of the outputs, which make every weight 1
                     torch.nn.init.normal_(parameter, std=1, generator=generator)
+            if weighter == "ObjectSWN":  # its own weights differ by little in two small images
+                module.register_forward_hook(spread_labels)
             module.register_forward_hook(lambda _, args, out: self.seen.append((args[0], out)))
         self.losses = training_losses(self.model, inputs)
         sum(self.losses.values()).backward()
@@ -89,11 +97,12 @@ def test_class_weights_alone(detector):
         torch.testing.assert_close(step.loss(task), step.expected_loss(task, 0, of_objects))
 
 
-@pytest.mark.parametrize("weighter", ["SWN", "Uniform"])
+@pytest.mark.parametrize("weighter", ["SWN", "ObjectSWN", "Uniform"])
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_weights_of_a_part_of_the_loss(detector, weighter):
     """A label weight is that of -log p(class | object) alone, a box weight that of the box loss.
-    A focal loss has no such part, so there it is all of the classification."""
+    A focal loss has no such part, so there it is all of the classification. Learned weights of
+    labels multiply with it."""
     parts = torch.tensor([0.25, 3.0, 0.0]), torch.tensor([2.0, 0.0, 0.5])
     inputs, start = weighted_batch([0.5, 1.0, 2.0]), 0
     for x in inputs:
@@ -110,15 +119,17 @@ def test_weights_of_a_part_of_the_loss(detector, weighter):
             torch.testing.assert_close(
                 step.loss("mask", stage), step.expected_loss("mask", stage, sample)
             )
-        if "label_loss" in statistics.details:
-            label_loss = statistics.detail("label_loss")
-            scores = torch.log(statistics.detail("true_prob"))
-            assert (label_loss <= -scores + 1e-6).all() and label_loss[statistics.foreground].all()
-        else:
-            label_loss = statistics.cls_loss
+        label_loss = statistics.detail("label_loss")
+        assert (label_loss <= statistics.cls_loss + 1e-6).all()
+        assert label_loss[statistics.foreground].all()
+        assert not label_loss[~statistics.is_foreground].any()
         objects = statistics.detail("object")
         given = torch.where(objects >= 0, sample[objects], torch.tensor(1.0))
         label = torch.where(objects >= 0, parts[0][objects], torch.tensor(1.0))
+        assert (weights.label is None) == (weighter != "ObjectSWN")
+        if weights.label is not None:
+            assert ((weights.label - 1).abs() > 0.01)[statistics.foreground].any()
+            label = label * weights.label
         weight = 1 if weights.cls is None else weights.cls
         left = given * (statistics.cls_loss - (1 - label) * label_loss)
         expected = (weight * left).sum() / statistics.normalizers["cls"]

@@ -38,7 +38,7 @@ def model_of(detector="faster_rcnn", opts=OPTS, *, is_weighted=False):
 def test_trains_with_finite_losses_and_sees_the_objects(detector, opts):
     model = model_of(detector, opts=opts, is_weighted=True)
     weights = []
-    weighters(model)[0].register_forward_hook(lambda *args: weights.append(args[2].learned["cls"]))
+    weighters(model)[0].register_forward_hook(lambda *args: weights.append(args[2].label))
     sgd = torch.optim.SGD(model.parameters(), lr=0.01)
     for step, inputs in enumerate((batch(), empty_batch(), batch_with_empty_image(), batch())):
         losses = training_losses(model, inputs, start_iter=step)
@@ -98,5 +98,6 @@ def test_the_classes_of_binary_losses():
     expected = -torch.log(only / only.sum())[None]
     assert torch.allclose(classification.details["label_losses"](), expected, atol=1e-5)
     assert statistics.detail("label_losses").shape == (len(statistics.foreground), 3)
-    assert torch.equal(weights.cls, weights.learned["cls"])  # of the loss as a whole
-    assert (weights.cls - 1).abs().max() > 1e-3
+    of_positives = statistics.cls_loss * statistics.is_foreground
+    torch.testing.assert_close(statistics.detail("label_loss"), of_positives)  # as a whole
+    assert (weights.label - 1).abs().max() > 1e-3

@@ -15,11 +15,15 @@ def test_weights_are_recorded_as_the_losses_have_them():
         normalizers={"cls": 3, "box": 3},
         details={
             "given_weight": lambda: torch.tensor([0.5, 3, 1]),
+            "given_label_weight": lambda: torch.tensor([0.5, 0, 1]),
             "given_box_weight": lambda: torch.tensor([0, 6, 1.0]),
+            "label_loss": lambda: torch.tensor([0.25, 1.5, 0]),
         },
     )
-    weights = SampleWeights(cls=torch.full((3,), 2.0))
+    weights = SampleWeights(cls=torch.full((3,), 2.0), label=torch.tensor([3.0, 3, 1]))
     record = make_record(statistics, weights, iteration=0, num_samples=3)
     assert record.positives["cls_weight"].tolist() == [1, 6]
     assert record.positives["box_weight"].tolist() == [0, 6]
+    assert record.positives["label_loss"].tolist() == [0.25, 1]  # of a loss of 1
+    assert record.positives["label_weight"].tolist() == [1.5, 0]
     assert record.negatives["cls_weight"].tolist() == [2]

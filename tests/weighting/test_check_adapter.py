@@ -87,6 +87,11 @@ class StatisticsOfOtherLosses(Mistaken):
         return losses, replace(statistics, box_loss=statistics.box_loss / 2)
 
 
+class LabelOfOtherLosses(Mistaken):
+    def spoil_samples(self, losses, statistics):
+        return replace(losses, label=lambda: losses.cls / 2), statistics
+
+
 class BoxesOnADetachedPrediction(Mistaken):
     def spoil_samples(self, losses, statistics):
         return replace(losses, box=losses.box.detach()), statistics
@@ -138,6 +143,7 @@ class LossRenamed(Mistaken):
         (GradientThroughDetail, "detail pred_score has a gradient"),
         (IoUOfNegatives, "iou of negatives must be 0"),
         (ProbabilityInPercent, "prob must be between 0 and 1"),
+        (LabelOfOtherLosses, "weights of labels are not multiplied with the .* label_loss"),
         (StatisticsOfOtherLosses, "make the statistics of the same losses"),
         (BoxesOnADetachedPrediction, "another gradient; compute them from predictions"),
         (BoxesNotWeighted, "weights of 0 in the task 'box' .* but no loss changes"),

@@ -28,6 +28,7 @@ def weights_of(num_samples, seed=0, columns=4):
         cls=torch.rand(num_samples, generator=generator) + 0.5,
         box=torch.rand(num_samples, columns, generator=generator) + 0.5,
         mask=torch.rand(num_samples, generator=generator) + 0.5,
+        label=torch.rand(num_samples, generator=generator) + 0.5,
         regularizers={"loss_own": torch.tensor(3.0)},
         learned={"cls": torch.rand(num_samples, generator=generator)},
     )
@@ -56,7 +57,9 @@ def test_rate_is_the_mean_of_the_task():
     positives = statistics.foreground
     assert torch.allclose(seen.cls, weights.cls.mean().expand(8))
     assert torch.allclose(seen.box[positives], weights.box[positives].mean(dim=0).expand(3, 4))
-    assert torch.allclose(seen.mask[positives], weights.mask[positives].mean().expand(3))
+    for name in ("mask", "label"):  # of positives alone
+        before, after = getattr(weights, name), getattr(seen, name)
+        assert torch.allclose(after[positives], before[positives].mean().expand(3))
 
 
 def test_balance_is_the_mean_of_the_group():
@@ -74,11 +77,11 @@ def test_shuffle_exchanges_within_the_group():
     statistics = statistics_at(5, [True, False] * 50)
     index = torch.arange(100.0)
     columns = torch.stack([index, index + 1000], dim=1)
-    seen = controlled(SampleWeights(cls=index, box=columns), statistics, "shuffle")
+    seen = controlled(SampleWeights(cls=index, box=columns, label=index), statistics, "shuffle")
     for group in (statistics.is_foreground, ~statistics.is_foreground):
         assert torch.equal(seen.cls[group].sort().values, index[group])
         assert (seen.cls[group] != index[group]).sum() > 40
-    assert torch.equal(seen.box, columns[seen.cls.long()])
+    assert torch.equal(seen.box, columns[seen.cls.long()]) and torch.equal(seen.label, seen.cls)
 
 
 def test_every_place_is_as_likely_as_any_other():
@@ -118,8 +121,8 @@ def test_empty_groups(control, is_foreground):
     weights = weights_of(num_samples)
     statistics = statistics_at(0, is_foreground)
     seen = controlled(weights, statistics, control)
-    for task in TASKS:
-        before, after = getattr(weights, task), getattr(seen, task)
+    for name, before in weights.by_name().items():
+        after = getattr(seen, name)
         assert after.shape == before.shape and after.isfinite().all()
         assert torch.allclose(after.sum(dim=0), before.sum(dim=0))
     if num_samples == 1:

@@ -32,9 +32,8 @@ def samples(annotated, decoys, *, num_negatives=6, objects=None):
         "gt_class": lambda: torch.cat([classes, nothing + 1 + NUM_CLASSES]),
         "label_loss": lambda: label,
         "label_losses": lambda: label_losses,
-        "cross_entropy": lambda: cls,
     }
-    losses = replace(losses, cls=cls)
+    losses = replace(losses, cls=cls, label=lambda: label)
     statistics = replace(
         statistics, cls_loss=cls.detach(), box_loss=statistics.box_loss * 0, details=details
     )
@@ -89,7 +88,7 @@ def test_a_wrong_class_has_no_weight_and_the_mean_is_1(share):
     assert swn.rightness.wrong_share.item() == pytest.approx(share, abs=0.03)
     believe(swn, share)
     weights = swn(samples(*mixture(share))[1])
-    w, wrong = weights.learned["cls"], round(400 * share)
+    w, wrong = weights.label, round(400 * share)
     assert w[wrong:400].mean().item() == pytest.approx(1 / (1 - share), abs=0.05)
     if wrong:
         assert w[:wrong].mean() < 0.15
@@ -106,7 +105,7 @@ def test_the_weight_is_the_ratio_of_the_densities():
     annotated, decoys = mixture(0.2, overlap=0.5)
     train(swn, 80, annotated, decoys)
     believe(swn, 0.2)
-    w = swn(samples(annotated, decoys)[1]).learned["cls"][:400]
+    w = swn(samples(annotated, decoys)[1]).label[:400]
     both = (annotated > 1.95) & (annotated < 2.85)
     right, wrong = 0.8 * 1, 0.2 * 0.5
     assert w[both].mean().item() == pytest.approx(right / (right + wrong) / 0.8, abs=0.05)
@@ -168,14 +167,14 @@ def test_a_detector_that_can_not_tell_weights_nothing():
     annotated, decoys = 8 * torch.rand(2, 400, generator=generator)
     swn = weighter()
     _, weights, _ = train(swn, 60, annotated, decoys)
-    w = weights.learned["cls"][:400]
+    w = weights.label[:400]
     assert torch.allclose(w, torch.ones_like(w), atol=0.02)
 
 
 def test_the_weight_is_of_the_class_and_not_of_being_an_object():
     swn = weighter()
     losses, weights, label = train(swn, 80, *mixture(0.25))
-    w = weights.learned["cls"]
+    w = weights.label
     assert w[:100].mean() < 0.2 and w[100:400].mean() > 1.2
     total = losses.weighted(weights)["cls"] * len(w)
     expected = (losses.cls - label + w * label).sum()
@@ -192,7 +191,7 @@ def test_an_object_is_judged_by_this_batch():
     annotated, decoys = mixture(0.25)
     train(swn, 80, annotated, decoys)
     annotated[0], annotated[200] = 0.3, 9.0
-    w = swn(samples(annotated, decoys)[1]).learned["cls"]
+    w = swn(samples(annotated, decoys)[1]).label
     assert w[0] > 1.1 and w[200] < 0.5
 
 
@@ -210,7 +209,7 @@ def test_all_regions_of_an_object_have_its_weight():
     swn = weighter()
     train(swn, 80, *mixture(0.25))
     _, statistics, _ = samples([0.6, 6.0, 1.2], [6.0, 6.0, 6.0], objects=[200, 3, 200])
-    w = swn(statistics).learned["cls"]
+    w = swn(statistics).label
     assert w[0] == w[2] != w[1]
 
 
@@ -269,11 +268,11 @@ def test_swn_weights_classes_so_and_boxes_as_ever():
     _, statistics, _ = samples(annotated, decoys)
     statistics.box_loss = torch.rand(len(statistics), 4) * statistics.is_foreground[:, None]
     weights, of_classes, of_boxes = (w(statistics) for w in (joint, alone, boxes))
-    assert of_classes.cls[:400].std() > 0.2 and of_boxes.box[:400].std() > 0.01
-    assert torch.allclose(weights.cls, of_classes.cls, atol=1e-6)
+    assert of_classes.label[:400].std() > 0.2 and of_boxes.box[:400].std() > 0.01
+    assert torch.allclose(weights.label, of_classes.label, atol=1e-6)
     assert torch.allclose(weights.box, of_boxes.box)
     assert weights.regularizers.keys() == {"loss_swn_cls", "loss_swn_box"}
-    assert weights.learned.keys() == {"cls", "box"}
+    assert weights.cls is None and weights.learned.keys() == {"box"}
 
 
 def test_of_a_large_batch_samples_of_all_images_are_learned_from():
@@ -291,5 +290,5 @@ def test_a_single_class_is_right():
         statistics.details["label_losses"] = lambda: torch.zeros(4, 1)
         weights = swn(statistics)
         sum(weights.regularizers.values()).backward()
-    assert (weights.learned["cls"] == 1).all()
+    assert (weights.label == 1).all()
     assert all(torch.isfinite(p.grad).all() for p in swn.parameters())

@@ -68,6 +68,25 @@ def test_weighted_losses_are_eq_2():
     assert weighted["mask"].item() == pytest.approx((7 * mask[0] + 8 * mask[1]) / 2)
 
 
+def test_a_label_weight_is_of_a_part_of_the_classification_loss():
+    losses, _ = make_samples([True, True, False])
+    label = torch.tensor([0.25, 0.5, 0.0]) * losses.cls
+    losses.label = lambda: label
+    given, learned, cls = (torch.tensor(w) for w in ([0.5, 1, 1], [3.0, 0, 1], [1.0, 2, 3]))
+    weights = SampleWeights(cls=cls, label=learned)
+    weighted = losses.with_label_weights(given).scaled(cls).weighted(weights)["cls"]
+    rest = losses.cls - label
+    expected = (cls * cls * (rest + given * learned * label)).sum() / 3
+    assert weighted.item() == pytest.approx(expected.item())
+    assert losses.weighted(SampleWeights())["cls"].item() == pytest.approx(losses.cls.mean().item())
+
+
+def test_a_label_weight_needs_to_know_of_what():
+    losses, _ = make_samples([True])
+    with pytest.raises(UserError, match="which part .* is the label's; make them by"):
+        losses.weighted(SampleWeights(label=torch.ones(1)))
+
+
 def test_a_weight_for_every_column_of_the_box_loss():
     losses, _ = make_samples([True, False, True], box_loss_dim=2)
     weights = SampleWeights(box=torch.tensor([[1.0, 2.0], [9.0, 9.0], [3.0, 4.0]]))
