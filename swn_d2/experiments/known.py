@@ -34,7 +34,7 @@ def fingerprints(matrix: Matrix) -> dict[str, str]:
     result: dict[str, str] = {}
     for run in matrix.runs:  # sources come first
         config = run.settings["config"]
-        name = config["MODEL.SAMPLE_WEIGHTER.NAME"]
+        name = config.get("MODEL.SAMPLE_WEIGHTER.NAME", "")  # none in Detectron2's own detectors
         section = "MODEL.SWN." if name == "SWN" else f"MODEL.SAMPLE_WEIGHTER.{name.upper()}."
         settings = {
             **run.settings,

@@ -12,10 +12,12 @@ import yaml
 from detectron2.config import CfgNode
 
 from ..config import load_config
+from ..data.sample_weights import without_weights
 from ..engine.values import check_values
 from ..errors import UserError
 from ..files import read_yaml
 from ..own import import_file
+from ..weighting import SAMPLE_WEIGHTER_REGISTRY, SWN
 
 __all__ = ["CHECKPOINT", "Matrix", "Run", "flat_config", "load_matrix"]
 
@@ -47,7 +49,8 @@ class Run:
             seed.
         folder: the run's OUTPUT_DIR.
         iterations: of the training; 0 for an evaluation.
-        settings: all that the result depends on but for the seed and the source, as JSON.
+        settings: all that the result depends on but for the seed and the source, as JSON; of the
+            config without the keys of sample weighters that the run does not have.
         source: the run whose final checkpoint this one starts from, or evaluates.
     """
 
@@ -72,10 +75,10 @@ class Run:
         """Raise a :class:`UserError` if the config file says something else by now."""
         now = _resolve(self.config, self.overrides)
         for key, value in self.settings["config"].items():
-            if now[key] != value:
+            if now.get(key) != value:
                 raise UserError(
                     f"{self.config} has changed since the tool read it: {key} was {value!r} and "
-                    f"now is {now[key]!r}. Start the tool again."
+                    f"now is {now.get(key)!r}. Start the tool again."
                 )
 
     def arguments(self) -> list[str]:
@@ -192,9 +195,28 @@ def flat_config(cfg: CfgNode) -> dict[str, Any]:
 
 
 def _resolve(config: str, overrides: Iterable[str]) -> dict[str, Any]:
-    """All that a run's config says, but for what the tool sets."""
-    values = flat_config(load_config(config, list(overrides)))
-    return {key: value for key, value in values.items() if key not in OWN_KEYS}
+    """All of its config that a run depends on, but for what the tool sets."""
+    cfg = load_config(config, list(overrides))
+    unused = _unused_sections(cfg)
+    return {
+        key: value
+        for key, value in flat_config(cfg).items()
+        if key not in OWN_KEYS and not key.startswith(unused)
+    }
+
+
+def _unused_sections(cfg: CfgNode) -> tuple[str, ...]:
+    """The prefixes of the keys of sample weighters that the run does not have."""
+    if without_weights(cfg):
+        return "MODEL.SAMPLE_WEIGHTER.", "MODEL.SWN.", "SOLVER.SWN."
+    name = cfg.MODEL.SAMPLE_WEIGHTER.NAME
+    own = SAMPLE_WEIGHTER_REGISTRY.get(name) if name in SAMPLE_WEIGHTER_REGISTRY else None
+    others = [f"MODEL.SAMPLE_WEIGHTER.{n.upper()}." for n, _ in SAMPLE_WEIGHTER_REGISTRY]
+    unused = [section for section in others if not section.endswith(f".{name.upper()}.")]
+    # One of a user's may read SWN's keys as well.
+    if own is not None and own.__module__.startswith("swn_d2.") and not issubclass(own, SWN):
+        unused.append("MODEL.SWN.")
+    return tuple(unused)
 
 
 def _flatten(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

@@ -8,7 +8,6 @@ import re
 import socket
 import statistics
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,14 +165,6 @@ def has_checkpoint(run: Run) -> bool:
     return (run.folder / "last_checkpoint").exists()
 
 
-def _is_of_another_weighter(key: str, config: Mapping[str, Any]) -> bool:
-    """Whether a key of a config belongs to a sample weighter that the config does not name."""
-    section = "MODEL.SAMPLE_WEIGHTER."
-    of_weighter, dot, _ = key.removeprefix(section).partition(".")
-    name = config.get(f"{section}NAME", "").upper()
-    return key.startswith(section) and bool(dot) and of_weighter != name
-
-
 def check_unchanged(run: Run) -> None:
     """Raise a :class:`UserError` if the folder holds a run that the matrix does not ask for."""
     remedy = f"Delete or move {run.folder}, or give the matrix another output."
@@ -194,7 +185,7 @@ def check_unchanged(run: Run) -> None:
         defaults = flat_config(load_config())
         for key, value in now.items():
             value_before = before.get(key, defaults.get(key))
-            if value != value_before and not _is_of_another_weighter(key, now):
+            if value != value_before:
                 raise UserError(
                     f"{run.folder} was run with {key} {value_before!r}, but the matrix now gives "
                     f"{value!r}. {remedy}"

@@ -18,6 +18,7 @@ from swn_d2.experiments import (
     write_results,
 )
 from swn_d2.experiments.known import fingerprints, take_stock
+from swn_d2.weighting import SAMPLE_WEIGHTER_REGISTRY, Uniform
 from tests.experiments.test_processes import EVALUATION
 from tests.experiments.test_results import APS, finish
 
@@ -192,6 +193,30 @@ def test_new_keys(write_matrix, monkeypatch):
     assert fingerprint() == before
     assert fingerprint(common={"MODEL.NMS.NEW": 2.0}) != before
     assert fingerprint(common={"MODEL.SAMPLE_WEIGHTER.NAME": "OHEM"}) != hardest
+
+
+def test_keys_of_weighters_that_a_run_does_not_have(write_matrix, monkeypatch):
+    """They change nothing; SWN's count for a weighter of a user's, which may read them."""
+
+    def fingerprint(**common):
+        matrix = load_matrix(write_matrix(common=common))
+        return fingerprints(matrix)["plain, seed 1"]
+
+    lambda_box = {"MODEL.SWN.LAMBDA_BOX": 0.1}
+    for common, is_same in (
+        ({"MODEL.ROI_HEADS.NAME": "StandardROIHeads"}, True),
+        ({"MODEL.SAMPLE_WEIGHTER.NAME": "OHEM"}, True),
+        ({"MODEL.SAMPLE_WEIGHTER.NAME": "SWN"}, False),
+        ({"MODEL.SAMPLE_WEIGHTER.NAME": "Mine"}, False),
+    ):
+        if "Mine" in common.values():
+            mine = {"Mine": type("Mine", (Uniform,), {"__module__": "mine"})}
+            monkeypatch.setattr(
+                SAMPLE_WEIGHTER_REGISTRY, "_obj_map", {**SAMPLE_WEIGHTER_REGISTRY._obj_map, **mine}
+            )
+        assert (fingerprint(**common) == fingerprint(**common, **lambda_box)) == is_same, common
+    num_samples = {"MODEL.SAMPLE_WEIGHTER.OHEM.NUM_SAMPLES": 7}
+    assert fingerprint() == fingerprint(**num_samples)
 
 
 def test_lines_that_are_not_used_are_counted(write_matrix, made_elsewhere):

@@ -57,7 +57,7 @@ def test_what_does_not_change_a_run_is_not_refused(write_matrix):
     del start["settings"]["config"]["MODEL.SWN.CLAMP"]
     start["settings"]["config"]["MODEL.SWN.GONE"] = 1
     # And whose default of a weighter that the run does not use was another.
-    start["settings"]["config"]["MODEL.SAMPLE_WEIGHTER.OHEM.NUM_SAMPLES"] += 1
+    start["settings"]["config"]["MODEL.SAMPLE_WEIGHTER.OHEM.NUM_SAMPLES"] = 7
     file.write_text(json.dumps(start))
     more = write_matrix(seeds=[3, 2, 1], title="Other", metrics=["bbox/APl"])
     assert sum(": done" in line for line in describe(load_matrix(more), "train_net.py")) == 4
