@@ -73,7 +73,6 @@ def build_weighter(args: argparse.Namespace) -> SampleWeighter:
     if args.weighter == "Uniform":
         return Uniform()
     return SWN(
-        tasks=["box", "mask"],
         box_loss_dim=4 if args.detector.endswith("rcnn") else 1,  # smooth-L1, or GIoU
         has_mask=args.detector == "mask_rcnn",
         strength=0.5,

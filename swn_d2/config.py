@@ -40,7 +40,7 @@ def add_swn_config(cfg: CfgNode) -> None:
     cfg.MODEL.SWN = swn = CfgNode()
     # The tasks whose samples are weighted, out of "cls", "box" and "mask"; a task that the
     # detector does not have is skipped.
-    swn.TASKS = ["box", "mask"]
+    swn.TASKS = ["cls", "box", "mask"]
     # Factors of the regularisers: lambda_1 and lambda_2 of Eq. 9, and one for the mask loss.
     swn.LAMBDA_CLS = 0.5
     swn.LAMBDA_BOX = 0.5
@@ -55,10 +55,10 @@ def add_swn_config(cfg: CfgNode) -> None:
     swn.HEADS = "separate"
     # "normal": all layers from N(0, 1e-4^2); "zero_output": PyTorch's own, output layers 0.
     swn.INIT = "zero_output"
-    # Average m of the classification task over positives and negatives apart ("per_group"), over
-    # all samples ("all"), or leave every sample its own ("none"); or give the positives of an
-    # object what its class is likely to be right ("per_object").
-    swn.CLS_AVERAGING = "none"
+    # In classification, give the positives of an object what its class is likely to be right
+    # ("per_object"); or average m over positives and negatives apart ("per_group"), over all
+    # samples ("all"), or leave every sample its own ("none").
+    swn.CLS_AVERAGING = "per_object"
     # What R(m) is divided by: the number of samples in the "group" that it covers, or what the
     # detector divides the "loss" by.
     swn.REGULARIZER_DIVISOR = "group"

@@ -390,3 +390,9 @@ def test_a_config_of_an_earlier_run_can_be_loaded(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text("MODEL:\n  SAMPLE_WEIGHTER:\n    OBJECTSWN: {EXPONENT: 6.0, WINDOW: 4}\n")
     assert "OBJECTSWN" not in load_config(str(path)).MODEL.SAMPLE_WEIGHTER
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS_DIR.glob("**/*.py")), ids=lambda path: path.stem)
+def test_lazy_configs_weight_what_swn_does_by_default(path):
+    text = path.read_text()
+    assert "L(SWN)(" in text and not re.search(r"\b(tasks|cls_averaging)=", text)

@@ -131,7 +131,6 @@ def test_the_docs_config_for_boxes_of_ones_own(tmp_path, monkeypatch, clean_cata
     twin = load_config(
         str(CONFIGS / "COCO-Detection" / "faster_rcnn_R_50_FPN_1x_swn.yaml"), classes
     )
-    twin.MODEL.SWN.TASKS = ["box"]
     assert shapes(instantiate(cfg.model)) == shapes(build_model(twin))
 
     make_small(cfg)

@@ -14,8 +14,9 @@ from swn_d2.weighting import SampleWeighter
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NUM_CLASSES = 3
-#: The ways in which SWN can be set up: the default, the same with classification, and the paper.
-READINGS = ("relative", "relative with cls", "paper", "authors")
+#: The ways in which SWN can be set up: the default, of all tasks each sample by itself, of boxes
+#: and masks alone, and the paper's.
+READINGS = ("by object", "relative with cls", "relative", "paper", "authors")
 
 
 #: detector -> its overrides, and the config key and the two values that switch SWN off and on.
@@ -55,7 +56,7 @@ DETECTORS["cascade_mask_rcnn"] = (
 )
 
 
-def tiny_config(*opts, detector="faster_rcnn", stock=False, reading="relative"):
+def tiny_config(*opts, detector="faster_rcnn", stock=False, reading="by object"):
     """The config, with ``KEY VALUE`` overrides. Relative weights are not eased in.
 
     Args:
@@ -64,10 +65,11 @@ def tiny_config(*opts, detector="faster_rcnn", stock=False, reading="relative"):
         reading: one of READINGS.
     """
     overrides, switch, off, on = DETECTORS[detector]
-    if reading == "relative with cls":
-        opts = ("MODEL.SWN.TASKS", ["cls", "box", "mask"], *opts)
+    if reading.startswith("relative"):
+        tasks = ["cls", "box", "mask"] if reading == "relative with cls" else ["box", "mask"]
+        opts = ("MODEL.SWN.TASKS", tasks, "MODEL.SWN.CLS_AVERAGING", "none", *opts)
     base = ""
-    if not reading.startswith("relative"):
+    if reading in ("paper", "authors"):
         suffix = "-RetinaNet" if (detector, reading) == ("retinanet", "authors") else ""
         base = str(CONFIGS / f"Base-SWN-{reading}{suffix}.yaml")
     return load_config(

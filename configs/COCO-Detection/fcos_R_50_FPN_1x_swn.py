@@ -15,7 +15,6 @@ model, dataloader, train, lr_multiplier = (
 
 model._target_ = SWNFCOS
 model.sample_weighter = L(SWN)(
-    tasks=["box"],
     box_loss_dim=1,  # GIoU
     strength=0.5,
     # In iterations: to be changed together with train.max_iter.

@@ -23,7 +23,6 @@ lr_multiplier.warmup_length = 1000 / train.max_iter
 model.roi_heads._target_ = SWNROIHeads
 model.roi_heads.box_predictor._target_ = SWNFastRCNNOutputLayers
 model.roi_heads.sample_weighter = L(SWN)(
-    tasks=["box", "mask"],
     lambdas=dict(cls=0.5, box=0.5, mask=0.5),
     box_loss_dim=4,  # 1 for an IoU loss
     has_mask=True,

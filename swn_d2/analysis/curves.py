@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 _SIZE = (3.7, 2.4)  # of a panel, in inches
+_LOGGED_MEAN = re.compile(r"(?:.*/)?weights/([a-z]+)_(?:[a-z]+_)?mean")
 _MOST_POINTS = 500  # of a curve; more could not be seen apart
 
 Row = Mapping[str, Any]
@@ -131,8 +132,15 @@ def weighted_losses(run: RunFolder) -> set[str]:
     """The losses of a run whose values can't be compared with those of a run that weights
     otherwise: those of samples that it weights, and the regularisers of its weights."""
     keys = {key for row in run.metrics for key in row}
-    logged = {match[1] for key in keys if (match := re.search(r"\bweights/([a-z]+)_", key))}
-    tasks = [task for task, names in WEIGHTS_OF.items() if logged & set(names)]
+    weighted = {
+        match[1]
+        for row in run.metrics
+        for key, value in row.items()
+        # 0 and 0 are the mean and the deviation of no samples.
+        if (match := _LOGGED_MEAN.fullmatch(key))
+        and (value not in (0, 1) or row.get(f"{key.removesuffix('mean')}std"))
+    }
+    tasks = [task for task, names in WEIGHTS_OF.items() if weighted & set(names)]
     prefixes = ("loss_swn_", *(f"loss_{task}" for task in tasks))  # loss_box_reg_stage1, ...
     return {key for key in keys if key.startswith(prefixes)}
 

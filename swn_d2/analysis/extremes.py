@@ -30,8 +30,8 @@ _WEIGHT_NAMES = {
 
 
 def shown_weight(records: Sequence[Record]) -> str | None:
-    """The column of the weight that samples are judged by: that of classification, or of its
-    labels, or of the next task where this one is not weighted; None if every weight is 1."""
+    """The column of the weight that samples are judged by: that of classification, of labels, of
+    boxes or of masks, the first of these that is not 1 throughout; None if every weight is 1."""
     for column in _WEIGHT_NAMES:
         if (pooled(records, column) != 1).any():
             return column
@@ -58,7 +58,7 @@ def extreme_crops(
 
     def hardness(stats) -> float:
         """From -1, the smallest loss with the largest weight, to 1."""
-        lightness = -_rank(weights, stats[weight]) if weight else 0.0
+        lightness = -_rank(weights, stats.get(weight, 1.0)) if weight else 0.0
         return _rank(losses, stats["cls_loss"]) + lightness
 
     # What is equal in ranks, being beyond all that is recorded, is told apart by the loss.
@@ -181,7 +181,7 @@ def _draw_run(block, run: RunFolder, records: list[Record], num_crops: int, name
                 row_title(name, stage_name(record.stage)),
                 f"iteration {record.iteration:,}",
                 f"loss {stats['cls_loss']:.2g}",
-                f"{of_weight} {stats[weight]:.2f}" if weight else "weight 1",
+                f"{of_weight} {stats.get(weight, 1.0):.2f}" if weight else "weight 1",
                 f"IoU {stats['iou']:.2f}, score {stats['score']:.2f}",
             ]
             text = "\n".join(lines)

@@ -71,8 +71,8 @@ FIGURES: dict[str, FigureInfo] = {
         "As Figure 1 of the paper. Large and small are meant by rank among the positives that "
         "were recorded after the weights had been eased in (without SWN: in the second half of "
         "the training); of an image, one object of each class is shown. The loss is the "
-        "classification loss without its weight; where classification is not weighted, the weight "
-        "is that of the box.",
+        "classification loss without its weight; the weight is that of classification, or of the "
+        "label in it, or of the box, the first of these that is not 1 throughout.",
         draw_extremes,
     ),
     "iou_shares": FigureInfo(

@@ -67,6 +67,11 @@ def load_weighters(run: RunFolder) -> list[tuple[int, dict[str, SWN]]]:
                 "delete it."
             ) from error
         snapshots.append((iteration, weighters))
+    if not any(weighter.tasks for weighter in snapshots[-1][1].values()):
+        raise UserError(
+            f"{run.name} has no learned functions: it weights nothing but classes by object, by "
+            "more than the statistics of a sample."
+        )
     return snapshots
 
 
@@ -74,9 +79,10 @@ def _build(cfg, state: Mapping[str, torch.Tensor]) -> SWN:
     # What the detector offered shows in the shapes of what was made for it. The network of the
     # classes sees the columns of the box loss even where the other one sees their sum.
     embedding = "network.embeddings.box_loss.0.weight"
+    of_classes = f"rightness.{embedding}"
     weighter = build_sample_weighter(
         cfg,
-        box_loss_dim=state.get(f"rightness.{embedding}", state[embedding]).shape[1],
+        box_loss_dim=state[of_classes if of_classes in state else embedding].shape[1],
         has_mask="network.embeddings.mask_loss.0.weight" in state,
     )
     weighter.load_state_dict(state)
@@ -152,6 +158,8 @@ def _blocks(run: RunFolder) -> list[tuple]:
     snapshots, recording = load_weighters(run), recording_of(run)
     blocks = []
     for stage, weighter in snapshots[-1][1].items():
+        if not weighter.tasks:  # of a cascade's stage, where classes alone are weighted
+            continue
         records = part(recording, stage, LATE)
         samples = {name: pooled(records, name) for name in weighter.network.embeddings}
         if not len(samples["iou"]):

@@ -1,5 +1,6 @@
 """How large the checks are: on a GPU as in a training, on a CPU as small as shows the same."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,9 +18,10 @@ class Scale:
         iterations: of a training that should stay finite.
         half_precisions: the names of the types for mixed precision.
         num_samples: that the weighting step is timed with.
-        weighted: the tasks that it weights, in each of its variants.
+        weighted: what it weights -> KEY VALUE, in each of its variants.
         repetitions: of what is quick to time.
-        num_boxes, num_classes: that detections are suppressed among.
+        num_boxes: that detections are suppressed among.
+        num_classes: of these, and of the samples of the weighting step.
         overrides: KEY VALUE of every detector.
         compiler: torch.compile's backend.
     """
@@ -33,7 +35,7 @@ class Scale:
     iterations: int
     half_precisions: tuple[str, ...]
     num_samples: tuple[int, ...]
-    weighted: tuple[tuple[str, ...], ...]
+    weighted: Mapping[str, Sequence[Any]]
     repetitions: int
     num_boxes: int
     num_classes: int
@@ -55,7 +57,11 @@ ON_GPU = Scale(
     iterations=30,
     half_precisions=("float16", "bfloat16"),
     num_samples=(512, 8192, 200_000, 400_000),
-    weighted=(("box",), ("cls", "box")),
+    weighted={
+        "boxes": ["MODEL.SWN.TASKS", ["box"]],
+        "boxes and classes by object": [],
+        "boxes and the classification of every sample": ["MODEL.SWN.CLS_AVERAGING", "none"],
+    },
     repetitions=20,
     num_boxes=1000,
     num_classes=80,
@@ -72,7 +78,10 @@ ON_CPU = Scale(
     iterations=4,
     half_precisions=("bfloat16",),
     num_samples=(512, 2048),
-    weighted=(("cls", "box"),),
+    weighted={
+        "boxes and classes by object": [],
+        "boxes and the classification of every sample": ["MODEL.SWN.CLS_AVERAGING", "none"],
+    },
     repetitions=2,
     num_boxes=50,
     num_classes=3,

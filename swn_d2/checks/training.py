@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import torch
 
-from ..engine import SWNTrainer, build_joint_optimizer, sample_weighter_parameters
+from ..engine import SWNTrainer, build_joint_optimizer
+from ..weighting import SampleWeightingNetwork
 from .detectors import Bench, Twins
 from .outcomes import CheckFailed, Figure
 from .precision import amp_step, grad_scaler
@@ -29,8 +30,8 @@ def check_stays_finite(twins: Twins, scale: Scale, precision: str) -> list[Figur
     model = copy.deepcopy(twins.swn)
     optimizer = build_joint_optimizer(twins.swn_cfg, model)
     scaler = grad_scaler(scale.device, enabled=precision == "float16")
-    weighter = sample_weighter_parameters(model)
-    before = [parameter.detach().clone() for parameter in weighter]
+    networks = {n: m for n, m in model.named_modules() if isinstance(m, SampleWeightingNetwork)}
+    before = copy.deepcopy(networks)
     pictures = list(twins.pictures[: scale.few_pictures])
     for iteration in range(scale.iterations):
         losses = amp_step(model, optimizer, scaler, pictures, iteration, precision)
@@ -40,8 +41,10 @@ def check_stays_finite(twins: Twins, scale: Scale, precision: str) -> list[Figur
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
             raise CheckFailed(f"{name} is not finite after {scale.iterations} iterations")
-    if all(torch.equal(old, new) for old, new in zip(before, weighter, strict=True)):
-        raise CheckFailed(f"the weighter is as it was before {scale.iterations} iterations")
+    for name, network in networks.items():
+        pairs = zip(before[name].parameters(), network.parameters(), strict=True)
+        if all(torch.equal(old, new) for old, new in pairs):
+            raise CheckFailed(f"{name} is as it was before {scale.iterations} iterations")
     return [Figure("finite iterations", scale.iterations, note=_scale_note(scaler))]
 
 

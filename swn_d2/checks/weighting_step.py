@@ -20,7 +20,7 @@ def check_step(scale: Scale) -> list[Figure]:
     leaves nothing to the host: what the eager step takes beyond it is the launching of kernels."""
     result = []
     for name, num_samples, weighter in _cases(scale):
-        step, clear = _step(weighter, weighter, num_samples, scale.device)
+        step, clear = _step(weighter, weighter, num_samples, scale)
         eager = _milliseconds(step, scale)
         note = ""
         if scale.device == "cuda":
@@ -46,7 +46,7 @@ def check_compiled_step(scale: Scale) -> list[Figure]:
         try:
             # Cheap for a weighter that has been compiled before, for another number of samples.
             weigh = torch.compile(weighter, dynamic=True, backend=scale.compiler)
-            step, _ = _step(weighter, weigh, num_samples, scale.device)
+            step, _ = _step(weighter, weigh, num_samples, scale)
             result.append(Figure(figure, _milliseconds(step, scale), "ms"))
         except Exception as error:  # of any of the many parts of a compiler
             lines = str(error).strip().splitlines() or [""]
@@ -57,23 +57,23 @@ def check_compiled_step(scale: Scale) -> list[Figure]:
 
 def _cases(scale: Scale) -> Sequence[tuple[str, int, SampleWeighter]]:
     cases = []
-    for tasks in scale.weighted:
-        name = f"{' and '.join(tasks)} weighted"
+    for name, overrides in scale.weighted.items():
         torch.manual_seed(0)
-        cfg = load_config(opts=["MODEL.SWN.TASKS", list(tasks)])
+        cfg = load_config(opts=list(overrides))
         weighter = build_sample_weighter(cfg, box_loss_dim=4, has_mask=False).to(scale.device)
         cases += [(name, num_samples, weighter) for num_samples in scale.num_samples]
     return cases
 
 
 def _step(
-    weighter: SampleWeighter, weigh: Callable, num_samples: int, device: str
+    weighter: SampleWeighter, weigh: Callable, num_samples: int, scale: Scale
 ) -> tuple[Callable[[], None], Callable[[], None]]:
     """The step, and what removes the gradients that it leaves.
 
     Args:
         weigh: what maps statistics to weights: the weighter, or what it was compiled to.
     """
+    device, num_classes = scale.device, scale.num_classes
     generator = torch.Generator().manual_seed(num_samples)
     num_positives = num_samples // 4 if num_samples <= _R_CNN else num_samples // 1000
     foreground = torch.arange(num_positives, device=device)
@@ -84,10 +84,23 @@ def _step(
 
     leaves = [random().requires_grad_(), random(4).requires_grad_()]
     losses = SampleLosses(
-        *leaves, normalizers=dict.fromkeys(("cls", "box"), float(max(num_positives, 1)))
+        *leaves,
+        normalizers=dict.fromkeys(("cls", "box"), float(max(num_positives, 1))),
+        label=lambda: leaves[0] * is_foreground,
     )
+    objects = torch.arange(num_samples, device=device) // 4
+    label_losses = random(num_classes)[:num_positives]
     statistics = SampleStatistics.of(
-        losses, iou=random(), prob=random(), is_foreground=is_foreground, foreground=foreground
+        losses,
+        iou=random(),
+        prob=random(),
+        is_foreground=is_foreground,
+        foreground=foreground,
+        details={
+            "object": lambda: torch.where(is_foreground, objects, -1),
+            "gt_class": lambda: torch.where(is_foreground, objects % num_classes, num_classes),
+            "label_losses": lambda: label_losses,
+        },
     )
 
     def clear() -> None:

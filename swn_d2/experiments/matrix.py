@@ -17,7 +17,6 @@ from ..engine.values import check_values
 from ..errors import UserError
 from ..files import read_yaml
 from ..own import import_file
-from ..weighting import SAMPLE_WEIGHTER_REGISTRY, SWN
 
 __all__ = ["CHECKPOINT", "Matrix", "Run", "flat_config", "load_matrix"]
 
@@ -27,6 +26,11 @@ CHECKPOINT = "checkpoint"
 OWN_KEYS = ("SEED", "OUTPUT_DIR")
 #: What stands for the seed in a command, an argument or an override.
 SEED = "{seed}"
+# Weighters that read no section of the config but their own.
+_OF_THIS_PACKAGE = (
+    *("SWN", "ObjectSWN", "Uniform", "OHEM", "FocalWeighting", "IoUBalanced", "PrimeSample"),
+    *("KLLoss", "TaskUncertainty"),
+)
 #: Arguments of train_net.py that the tool gives itself, or does not support.
 OWN_ARGUMENTS = (
     *("--config-file", "--resume", "--eval-only", "--num-machines", "--machine-rank", "--import"),
@@ -210,13 +214,11 @@ def _unused_sections(cfg: CfgNode) -> tuple[str, ...]:
     if without_weights(cfg):
         return "MODEL.SAMPLE_WEIGHTER.", "MODEL.SWN.", "SOLVER.SWN."
     name = cfg.MODEL.SAMPLE_WEIGHTER.NAME
-    own = SAMPLE_WEIGHTER_REGISTRY.get(name) if name in SAMPLE_WEIGHTER_REGISTRY else None
-    others = [f"MODEL.SAMPLE_WEIGHTER.{n.upper()}." for n, _ in SAMPLE_WEIGHTER_REGISTRY]
-    unused = [section for section in others if not section.endswith(f".{name.upper()}.")]
-    # One of a user's may read SWN's keys as well.
-    if own is not None and own.__module__.startswith("swn_d2.") and not issubclass(own, SWN):
-        unused.append("MODEL.SWN.")
-    return tuple(unused)
+    if name not in _OF_THIS_PACKAGE:  # a user's may read any key
+        return ()
+    sections = {n: f"MODEL.SAMPLE_WEIGHTER.{n.upper()}." for n in _OF_THIS_PACKAGE}
+    sections["SWN"] = "MODEL.SWN."
+    return tuple(section for n, section in sections.items() if n != name)
 
 
 def _flatten(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

@@ -11,6 +11,8 @@ from ..weighting import GivenWeights
 
 __all__ = ["class_weights_tensor", "match_objects", "object_weights"]
 
+_MOST_PAIRS = 2**22  # of a positive and an object, compared at once
+
 
 def match_objects(
     image: Tensor, gt_classes: Tensor, gt_boxes: Tensor, targets: Sequence[Instances]
@@ -30,9 +32,15 @@ def match_objects(
     images = torch.cat([torch.full_like(t.gt_classes, i) for i, t in enumerate(targets)])
     if len(boxes) == 0:  # nothing to be matched with, so no positives either
         return torch.zeros_like(gt_classes)
-    same = (gt_boxes[:, None] == boxes).all(dim=2)
-    same &= (gt_classes[:, None] == classes) & (image[:, None] == images)
-    return same.int().argmax(dim=1)
+    found = []
+    size = max(_MOST_PAIRS // len(boxes), 1)  # of dense detectors there are many positives
+    for of_box, of_class, of_image in zip(
+        gt_boxes.split(size), gt_classes.split(size), image.split(size), strict=True
+    ):
+        same = (of_box[:, None] == boxes).all(dim=2)
+        same &= (of_class[:, None] == classes) & (of_image[:, None] == images)
+        found.append(same.int().argmax(dim=1))
+    return torch.cat(found)
 
 
 def object_weights(targets: Sequence[Instances], class_weights: Tensor) -> GivenWeights | None:

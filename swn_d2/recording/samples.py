@@ -84,9 +84,10 @@ def make_record(
     negatives = _take(of_negatives, some(background))
     crops = ()
     if pictures is not None and len(foreground) and "object" in statistics.details:
+        shown = _take({**columns, "score": statistics.detail("pred_score")}, foreground)
         crops = crops_of(
-            _take({**columns, "score": statistics.detail("pred_score")}, foreground),
-            weight=f"{next(iter(weights.by_name()), 'box')}_weight",
+            shown,
+            weight=_first_weight(shown),
             objects=statistics.detail("object")[foreground].cpu().numpy(),
             images=statistics.detail("image")[foreground].cpu().numpy(),
             boxes=statistics.detail("pred_boxes")[foreground].float().cpu().numpy(),
@@ -163,6 +164,12 @@ def sample_columns(
         if task in weights.learned:
             columns[f"{task}_learned"] = weights.learned[task]
     return columns
+
+
+def _first_weight(columns: Mapping[str, np.ndarray]) -> str:
+    """The column of the first weights that are not all 1, as far as there are any."""
+    names = [f"{name}_weight" for name in _GIVEN if f"{name}_weight" in columns]
+    return next((name for name in names if (columns[name] != 1).any()), names[0])
 
 
 def _take(columns: dict[str, Tensor], indices: Tensor) -> dict[str, np.ndarray]:

@@ -45,7 +45,7 @@ def weight_samples(model: nn.Module, weighter: SampleWeighter) -> nn.Module:
 
     Args:
         model: torchvision's Faster R-CNN, Mask R-CNN, RetinaNet or FCOS, on any backbone.
-        weighter: for instance ``SWN(tasks=["box"], ease_in=(4000, 6000))``; "the iteration" is the
+        weighter: for instance ``SWN(ease_in=(4000, 6000))``; "the iteration" is the
             number of the model's forward passes in training.
 
     Returns:

@@ -1,6 +1,6 @@
 """The sample weighting network (Sec. 3.4 of the paper, Eq. 10 and 11)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -73,14 +73,9 @@ class SampleWeightingNetwork(nn.Module):
         For "cls" the m of every sample. The other losses have no negatives, whose m is 0.
         """
         foreground = statistics.foreground
-        d = torch.cat(
-            [
-                embed(self._feature(statistics, name)[foreground])
-                for name, embed in self.embeddings.items()
-            ],
-            dim=1,
+        m = self.of_positives(
+            {name: self._feature(statistics, name)[foreground] for name in self.embeddings}
         )
-        m = torch.cat([head(d) for head in self.heads.values()], dim=1)
         result = {}
         for task, m_of_positives in zip(self.tasks, m.unbind(dim=1), strict=True):
             everyone = (
@@ -90,6 +85,15 @@ class SampleWeightingNetwork(nn.Module):
             )
             result[task] = everyone.index_copy(0, foreground, m_of_positives)
         return result
+
+    def of_positives(self, features: Mapping[str, Tensor]) -> Tensor:
+        """(n, T) the unclamped m of n positives for each of the T tasks.
+
+        Args:
+            features: name of a statistic -> (n, its number of columns).
+        """
+        d = torch.cat([embed(features[name]) for name, embed in self.embeddings.items()], dim=1)
+        return torch.cat([head(d) for head in self.heads.values()], dim=1)
 
     def _classification_of_negatives(self, cls_loss: Tensor) -> Tensor:
         """(R,) the m that negatives with these classification losses have, at a fraction of the

@@ -35,4 +35,6 @@ class ObjectSWN(SampleWeighter):
     def forward(self, statistics: SampleStatistics) -> SampleWeights:
         with torch.autocast(statistics.cls_loss.device.type, enabled=False):
             label, objective = self.rightness(statistics.finite())
-        return SampleWeights(label=label, regularizers={"loss_swn_cls": objective})
+        return SampleWeights(
+            label=label, regularizers={"loss_swn_cls": objective}, learned={"label": label}
+        )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import UserError
 from .network import SampleWeightingNetwork
 from .processes import of_all_processes
 from .statistics import SampleStatistics
@@ -85,16 +86,28 @@ class ClassRightness(nn.Module):
         Returns:
             (R,) the weights, 1 for negatives and where there is no other class; and (), what
             trains the network.
+
+        Raises:
+            UserError: the detector does not tell the object of a sample, or the losses of classes.
         """
+        for name in ("object", "gt_class", "label_losses"):
+            if name not in statistics.details:
+                raise UserError(
+                    f"classes are weighted by object, but the detector does not tell the {name} of "
+                    "its samples; have its adapter give that as a detail, or take SWN without cls "
+                    "among its tasks."
+                )
         label_losses = statistics.detail("label_losses").float()
-        objects = self._look(statistics, label_losses)
-        everyone = objects
+        objects = everyone = self._look(statistics, label_losses)
         if torch.is_grad_enabled():  # else other processes may do something else
             (everyone,) = of_all_processes(objects)
             self._learn_of(everyone, bound=math.log(_UNLIKELY * label_losses.shape[1]))
-        mean = self._probability(everyone).mean().clamp(min=_SMALLEST_MEAN)
+        own = probability = self._probability(everyone)
+        if everyone is not objects:
+            own = self._probability(objects)
+        mean = probability.mean().clamp(min=_SMALLEST_MEAN)
         w = torch.ones_like(statistics.cls_loss)
-        w = w.index_copy(0, statistics.foreground, self._probability(objects) / mean)
+        w = w.index_copy(0, statistics.foreground, own / mean)
         return w, self._objective()
 
     def _look(self, statistics: SampleStatistics, label_losses: Tensor) -> Tensor:
@@ -131,30 +144,38 @@ class ClassRightness(nn.Module):
         last samples."""
         recent = self.recent.clone()  # which the next batch changes, maybe before backward
         is_one = recent[:, 0] >= 0
-        told = F.softplus(-self._logit(recent, 0)) + F.softplus(self._logit(recent, 1))
+        both = torch.cat([_annotated(recent), _of_decoys(recent)])
+        annotated, decoys = self._logit(both).split(len(recent))
+        told = F.softplus(-annotated) + F.softplus(decoys)
         return (told * is_one).sum() / (2 * is_one.sum()).clamp(min=1)
 
     @torch.no_grad()
     def _probability(self, objects: Tensor) -> Tensor:
         """(n,) of what is seen of n objects, how likely the class of each is right."""
-        return (1 - self.wrong_share * torch.exp(-self._logit(objects, 0))).clamp(min=0)
+        z = self._logit(_annotated(objects))
+        return (1 - self.wrong_share * torch.exp(-z)).clamp(min=0)
 
-    def _logit(self, objects: Tensor, which: int) -> Tensor:
-        """(n,) z of what is seen of n objects, as they are annotated (0), or with their decoys for
-        classes (1), which the box does not depend on."""
-        everyone = torch.arange(len(objects), device=objects.device)
-        z = self.network(
-            SampleStatistics(
-                cls_loss=objects[:, which],
-                prob=objects[:, 2 + which],
-                iou=objects[:, 4],
-                box_loss=objects[:, 5:],
-                is_foreground=torch.ones_like(everyone, dtype=torch.bool),
-                normalizers={},
-                foreground=everyone,
-            )
-        )
-        return z["cls"].clamp(-_CLAMP, _CLAMP)
+    def _logit(self, objects: Tensor) -> Tensor:
+        """(n,) z of n objects with a class each: (n, 3 + D) its loss and probability, the IoU and
+        the box loss."""
+        loss, prob, iou = objects[:, :3].unbind(dim=1)
+        features = {
+            "cls_loss": loss[:, None],
+            "box_loss": objects[:, 3:],
+            "iou": iou[:, None],
+            "prob": prob[:, None],
+        }
+        return self.network.of_positives(features).squeeze(1).clamp(-_CLAMP, _CLAMP)
+
+
+def _annotated(objects: Tensor) -> Tensor:
+    """(n, 3 + D) of what is seen of n objects (n, 5 + D) that of their annotated classes."""
+    return torch.cat([objects[:, 0:1], objects[:, 2:3], objects[:, 4:]], dim=1)
+
+
+def _of_decoys(objects: Tensor) -> Tensor:
+    """The same of their decoys; the box does not depend on the class."""
+    return torch.cat([objects[:, 1:2], objects[:, 3:4], objects[:, 4:]], dim=1)
 
 
 def _believed(share: Tensor) -> Tensor:

@@ -32,8 +32,8 @@ class SampleLosses:
         mask: (R,) mask loss, 0 for negatives; None for a detector without masks.
         normalizers: for each task, what the detector divides the sum of its losses by
             (N_1 and N_2 of Eq. 2 of the paper), a number or a 0-d tensor, greater than 0.
-        label: computes (R,) the part of ``cls`` that asks which class an object has; None if
-            nobody can tell it.
+        label: computes (R,) the part of ``cls`` that asks which class an object has, 0 for
+            negatives; None if nobody can tell it.
     """
 
     cls: Tensor
@@ -262,8 +262,8 @@ class SampleWeights:
             negatives, whose box loss is 0.
         mask: (R,) weight in the mask loss, if there is one; without effect on negatives.
         regularizers: loss name -> 0-d tensor to be added to the detector's losses.
-        learned: task -> (R,) the weights as a network predicted them, detached, for the log;
-            empty where they are the ones above, or nothing is learned.
+        learned: task, or "label", -> (R,) the weights as a network predicted them, detached, for
+            the log; empty where they are the ones above, or nothing is learned.
 
     Weights may carry a graph: the weighted losses are then differentiated through them, too.
     """

@@ -41,10 +41,11 @@ class SWN(SampleWeighter):
     with that loss has its stationary point at w = 1, whatever the scale of the detector's loss.
     Lambda is then a factor on all of the objective, to which Adam is nearly indifferent.
 
-    In classification a large loss is what there is to learn. With ``cls_averaging`` "per_object" it
-    is weighted in another way, by :class:`~swn_d2.weighting.rightness.ClassRightness` with a
-    network of its own: the label losses of an object count as much as its class is likely right.
-    Exponent, clamp, lambda, strength and easing in are those of the other tasks alone.
+    In classification a large loss is what there is to learn. With ``cls_averaging`` "per_object",
+    the default, it is weighted in another way, by
+    :class:`~swn_d2.weighting.rightness.ClassRightness` with a network of its own: the label losses
+    of an object count as much as its class is likely to be right. Exponent, clamp, lambda,
+    strength and easing in are those of the other tasks alone.
 
     In both, what the detector sees is ``1 + a (w - 1)``. ``a`` rises linearly from 0 to
     ``strength`` while the iterations go through ``ease_in``: the losses of a detector that can
@@ -63,7 +64,7 @@ class SWN(SampleWeighter):
         has_mask: bool = False,
         heads: str = "separate",
         init: str = "zero_output",
-        cls_averaging: str = "none",
+        cls_averaging: str = "per_object",
         regularizer_divisor: str = "group",
         relative: bool = True,
         strength: float = 1.0,
@@ -83,15 +84,15 @@ class SWN(SampleWeighter):
             heads: "separate", one MLP per task, or "shared".
             init: "normal" or "zero_output", see :class:`SampleWeightingNetwork`. The relative
                 formulation could not leave the start that "normal" gives it.
-            cls_averaging: average m of the classification task over positives and negatives
-                apart ("per_group"), over all samples ("all"), or not ("none"). Averaged weights
-                say nothing relative to their group. With "per_object", for relative weights alone,
-                all positives of an object have its weight, see the class.
+            cls_averaging: with "per_object", for relative weights alone, all positives of an object
+                have its weight, see the class. Else average m of the classification task over
+                positives and negatives apart ("per_group"), over all samples ("all"), or not
+                ("none"). Averaged weights say nothing relative to their group.
             regularizer_divisor: "group" divides R(m) by the number of samples in the group,
                 "loss" by what the detector divides the loss by.
             relative: the formulation, see the class.
             strength: a, in [0, 1], once it is eased in. A strength of 0.5 leaves every sample at
-                least half of the weight that it has in a plain detector.
+                least half of the weight that it has in a plain detector. Not of classes by object.
             ease_in: iterations at which a starts to rise and has risen.
 
         Raises:
@@ -118,15 +119,11 @@ class SWN(SampleWeighter):
                 f"MODEL.SWN.CLS_AVERAGING is {cls_averaging!r}, and averaged weights are 1 "
                 "relative to their group; set it to per_object, or MODEL.SWN.RELATIVE to False."
             )
-        if cls_averaging == "per_object" and "cls" not in tasks:
-            raise UserError(
-                "MODEL.SWN.CLS_AVERAGING is 'per_object', but MODEL.SWN.TASKS has no cls; add it, "
-                "or set the former to none."
-            )
-        if cls_averaging == "per_object" and not relative:
+        if "cls" in tasks and cls_averaging == "per_object" and not relative:
             raise UserError(
                 "MODEL.SWN.CLS_AVERAGING is 'per_object', which makes relative weights; set it to "
-                "per_group, or MODEL.SWN.RELATIVE to True."
+                "per_group, all or none, take cls out of MODEL.SWN.TASKS, or set "
+                "MODEL.SWN.RELATIVE to True."
             )
         if relative and init == "normal":
             raise UserError(
@@ -140,13 +137,6 @@ class SWN(SampleWeighter):
         if "cls" in self.tasks and cls_averaging == "per_object":
             self.rightness = ClassRightness(box_loss_dim=box_loss_dim)
             self.tasks = tuple(task for task in self.tasks if task != "cls")
-            check(
-                "MODEL.SWN.TASKS",
-                list(tasks),
-                bool(self.tasks),
-                "another task beside cls, since the weighter of classes alone is "
-                "MODEL.SAMPLE_WEIGHTER.NAME ObjectSWN",
-            )
 
         self.lambdas = dict(lambdas)
         self.exponent = exponent
@@ -156,13 +146,16 @@ class SWN(SampleWeighter):
         self.relative = relative
         self.strength = strength
         self.ease_in = tuple(ease_in)
-        self.network = SampleWeightingNetwork(
-            self.tasks,
-            box_loss_dim=box_loss_dim if box_loss_feature == "columns" else 1,
-            has_mask=has_mask,
-            shared_head=heads == "shared",
-            init=init,
-        )
+        self.has_mask = has_mask
+        self.network = None
+        if self.tasks:
+            self.network = SampleWeightingNetwork(
+                self.tasks,
+                box_loss_dim=box_loss_dim if box_loss_feature == "columns" else 1,
+                has_mask=has_mask,
+                shared_head=heads == "shared",
+                init=init,
+            )
 
     @classmethod
     def from_config(cls, cfg, *, box_loss_dim: int, has_mask: bool) -> dict[str, Any]:
@@ -205,13 +198,13 @@ class SWN(SampleWeighter):
                 "100,000 anchors by the number of positives, and drive every weight to its "
                 "limit; for a dense detector set it to group."
             )
-        if self.network.box_loss_dim != 1:  # else it sees their sum
+        if self.network is not None and self.network.box_loss_dim != 1:  # else it sees their sum
             check_columns("SWN", self.network.box_loss_dim, box_loss_dim)
         if self.rightness is not None:
             check_columns("SWN", self.rightness.network.box_loss_dim, box_loss_dim)
-        if self.network.has_mask != has_mask:
+        if self.has_mask != has_mask:
             raise UserError(
-                f"the SWN was built with has_mask={self.network.has_mask}, but the detector has "
+                f"the SWN was built with has_mask={self.has_mask}, but the detector has "
                 f"{'a' if has_mask else 'no'} mask loss; build it with has_mask={has_mask}."
             )
 
@@ -224,6 +217,9 @@ class SWN(SampleWeighter):
         result = SampleWeights()
         if self.rightness is not None:
             result.label, result.regularizers["loss_swn_cls"] = self.rightness(statistics)
+            result.learned["label"] = result.label
+        if self.network is None:
+            return result
         amount = self._amount(statistics.iteration)
         for task, m in self.network(statistics).items():
             groups = self._groups(task, statistics.is_foreground)

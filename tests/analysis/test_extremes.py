@@ -82,6 +82,21 @@ def test_the_weight_is_that_of_the_first_task_that_has_one():
     )
 
 
+def test_a_run_whose_first_records_are_of_an_earlier_version():
+    """A crop without the shown weight has weight 1."""
+    older = record(0, cls_loss=[1.0], crops=[crop(REASONS[0], "old", cls_loss=1.0)])
+    newer = record(
+        20,
+        cls_loss=[1.0, 1.0],
+        label_loss=[1.0, 1.0],
+        label_weight=[0.1, 1.9],
+        crops=[crop(REASONS[0], "new", cls_loss=1.0, label_weight=0.1)],
+    )
+    assert shown_weight([older, newer]) == "label_weight"
+    chosen = extreme_crops([older, newer])[REASONS[0]]
+    assert [c.image for _, c in chosen] == ["new", "old"]
+
+
 def test_unweighted_samples_are_ranked_by_their_loss():
     crops = [crop("hard_but_light", str(loss), cls_loss=loss) for loss in (0.3, 2.0, 0.9)]
     samples = record(0, cls_loss=LOSSES, crops=crops)

@@ -160,11 +160,11 @@ def test_the_page_needs_nothing_but_itself(page):
     inside = {r[1:] for r in reader.references if r.startswith("#")}
     assert len(reader.ids) == len(set(reader.ids))
     assert inside and inside <= set(reader.ids)
-    # "AP" has 1 panel for each of 3 metrics, and every loss and the box weight 1.
+    # "AP" has 1 panel for each of 3 metrics, and every loss and the label and box weight 1.
     losses = {"loss_cls", "loss_box_reg", "loss_rpn_cls", "loss_rpn_loc"}
-    assert losses | {"loss_swn_box", "bbox/AP75", "box"} <= set(reader.texts)
+    assert losses | {"loss_swn_box", "bbox/AP75", "box", "label"} <= set(reader.texts)
     assert "total_loss" not in reader.texts
-    assert reader.svgs == 3 + len(losses) + 1 + 1 + len(FIGURES)
+    assert reader.svgs == 3 + len(losses) + 2 + 2 + len(FIGURES)
 
 
 def test_without_a_gap_there_is_no_note_of_one(page):
@@ -501,8 +501,13 @@ def test_which_losses_cannot_be_compared():
     losses = ("loss_cls_stage0", "loss_box_reg_stage0", "loss_mask", "loss_rpn_cls", "loss_swn_box")
     row = {"iteration": 19, "total_loss": 1.0, **dict.fromkeys(losses, 1.0)}
     assert curves.weighted_losses(Logged(row)) == {"loss_swn_box"}
-    row |= {"stage0/weights/cls_fg_mean": 2.0, "weights/mask_mean": 1.0}
+    row |= {"stage0/weights/cls_fg_mean": 2.0, "weights/mask_mean": 1.0, "weights/mask_std": 0.1}
+    row |= {"weights/box_mean": 1.0, "weights/box_std": 0.0}  # which is no weighting
     assert curves.weighted_losses(Logged(row)) == {"loss_swn_box", "loss_cls_stage0", "loss_mask"}
+    row = {"loss_cls": 1.0, "loss_box_reg": 1.0}
+    row |= {"weights/label_mean": 1.0, "weights/label_std": 0.3}
+    row |= {"weights/box_mean": 0.0, "weights/box_std": 0.0}  # of no samples
+    assert curves.weighted_losses(Logged(row)) == {"loss_cls"}
 
 
 def test_a_long_curve_is_thinned_to_means():

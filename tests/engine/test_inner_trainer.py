@@ -30,4 +30,4 @@ def test_writes_what_detectron2s_does_with_one_copy():
     assert {"loss_cls", "loss_swn_box", "total_loss"} <= actual.keys()
     del expected["data_time"], actual["data_time"]
     assert actual == expected
-    assert each == 3 and together == 1
+    assert each == 4 and together == 1

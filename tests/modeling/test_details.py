@@ -5,6 +5,7 @@ import torch
 from detectron2.structures import Boxes
 
 from swn_d2.errors import UserError
+from swn_d2.modeling import objects
 from swn_d2.modeling.box_losses import matched_pairwise_iou
 from swn_d2.modeling.objects import match_objects
 from tests.tiny import NUM_CLASSES, batch, empty_batch, tiny_config, tiny_model, training_losses
@@ -67,7 +68,9 @@ def test_details_agree_with_the_statistics(detector):
     assert (statistics.detail("given_weight") == 1).all()
 
 
-def test_objects_of_equal_boxes_are_told_apart_by_class_and_image():
+@pytest.mark.parametrize("most_pairs", [objects._MOST_PAIRS, 5], ids=["at once", "in pieces"])
+def test_objects_of_equal_boxes_are_told_apart_by_class_and_image(most_pairs, monkeypatch):
+    monkeypatch.setattr(objects, "_MOST_PAIRS", most_pairs)
     inputs = batch()
     for x in inputs:  # the same two objects in both images, with one box and two classes
         x["instances"] = batch()[0]["instances"]

@@ -66,7 +66,9 @@ def test_the_adapter_keeps_the_contract(inputs):
 
 @needs_fcos
 def test_all_locations_are_samples_and_none_has_a_weight_in_the_centerness():
-    swn = build(SWN(box_loss_dim=1, relative=False))  # which does not keep the total loss
+    swn = build(  # which does not keep the total loss
+        SWN(box_loss_dim=1, relative=False, cls_averaging="none")
+    )
     seen = []
     swn.sample_weighter.register_forward_hook(lambda *a: seen.append((a[1][0], a[2])))
     plain = training_losses(swn, batch())

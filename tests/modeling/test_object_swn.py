@@ -17,7 +17,7 @@ from tests.tiny import (
 
 R_CNNS = ["faster_rcnn", "mask_rcnn", "cascade_rcnn"]
 OPTS = ["MODEL.SAMPLE_WEIGHTER.NAME", "ObjectSWN"]
-JOINT = ["MODEL.SWN.TASKS", ["cls", "box", "mask"], "MODEL.SWN.CLS_AVERAGING", "per_object"]
+JOINT = ["MODEL.SAMPLE_WEIGHTER.NAME", "SWN"]
 
 
 def model_of(detector="faster_rcnn", opts=OPTS, *, is_weighted=False):
@@ -50,6 +50,17 @@ def test_trains_with_finite_losses_and_sees_the_objects(detector, opts):
         sgd.step()
     assert (weights[0] - 1).abs().max() > 1e-3
     assert (weighters(model)[0].rightness.recent[-1] >= 0).all()
+
+
+def test_stages_without_masks_can_weight_classes_alone():
+    model = tiny_model(
+        tiny_config("MODEL.SWN.TASKS", ["cls", "mask"], detector="cascade_mask_rcnn")
+    )
+    assert [weighter.tasks for weighter in weighters(model)] == [("mask",), (), ()]
+    losses = training_losses(model, batch())
+    assert "loss_swn_cls_stage2" in losses
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for w in weighters(model) for p in w.parameters())
 
 
 @pytest.mark.parametrize("detector", [*R_CNNS, "retinanet"])

@@ -1,6 +1,9 @@
+import numpy as np
+import pytest
 import torch
 
 from swn_d2.recording import make_record
+from swn_d2.recording.samples import _first_weight
 from swn_d2.weighting import SampleStatistics, SampleWeights
 
 
@@ -27,3 +30,18 @@ def test_weights_are_recorded_as_the_losses_have_them():
     assert record.positives["label_loss"].tolist() == [0.25, 1]  # of a loss of 1
     assert record.positives["label_weight"].tolist() == [1.5, 0]
     assert record.negatives["cls_weight"].tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    "other_than_1, column",
+    [
+        ((), "cls_weight"),
+        (("box", "mask"), "box_weight"),
+        (("label", "box"), "label_weight"),
+        (("cls", "label"), "cls_weight"),
+    ],
+)
+def test_pictures_are_chosen_by_the_first_weights_that_differ_from_1(other_than_1, column):
+    names = ("mask", "box", "label", "cls")
+    columns = {f"{n}_weight": np.array([1.0, 1 + (n in other_than_1)]) for n in names}
+    assert _first_weight(columns) == column

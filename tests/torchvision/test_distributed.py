@@ -19,7 +19,8 @@ NUM_ITERATIONS = 3
 def build(detector, seed):
     """A detector whose weights are not 1."""
     model = tiny_model(detector, seed=seed)
-    swn = randomize(tiny_swn(detector, strength=0.5), seed=seed)
+    # Classes by object would be learned from the samples of both processes.
+    swn = randomize(tiny_swn(detector, strength=0.5, cls_averaging="none"), seed=seed)
     return weight_samples(model, swn)
 
 

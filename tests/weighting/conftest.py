@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -27,6 +29,19 @@ def make_samples(is_foreground, *, seed=0, box_loss_dim=4, has_mask=False, norma
         is_foreground=foreground,
     )
     return losses, statistics
+
+
+def assert_regularizers_start(losses, *, by_object):
+    """Regularisers (name -> 0-d tensor) are those of a network that says 0.
+
+    Args:
+        by_object: whether annotated classes are told from decoys, which that network does with a
+            cross-entropy of log 2. Of m there is nothing.
+    """
+    assert losses and all(name.startswith("loss_swn_") for name in losses)
+    for name, loss in losses.items():
+        start = math.log(2) if by_object and name.startswith("loss_swn_cls") else 0
+        assert abs(loss.item() - start) < 1e-6, name
 
 
 @pytest.fixture

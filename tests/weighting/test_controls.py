@@ -44,7 +44,7 @@ def swn_under(control, **changes):
     """An SWN with masks whose weights differ, as the config builds it."""
     opts = [
         *("MODEL.SAMPLE_WEIGHTER.CONTROL", control),
-        *("MODEL.SWN.TASKS", ["cls", "box", "mask"]),
+        *("MODEL.SWN.CLS_AVERAGING", "none"),
         *("MODEL.SWN.EASE_IN", [0.0, 0.0]),
         *(part for item in changes.items() for part in item),
     ]

@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from swn_d2.errors import UserError
 from swn_d2.weighting import SWN
 from swn_d2.weighting.object_swn import ObjectSWN
 
@@ -272,7 +273,19 @@ def test_swn_weights_classes_so_and_boxes_as_ever():
     assert torch.allclose(weights.label, of_classes.label, atol=1e-6)
     assert torch.allclose(weights.box, of_boxes.box)
     assert weights.regularizers.keys() == {"loss_swn_cls", "loss_swn_box"}
-    assert weights.cls is None and weights.learned.keys() == {"box"}
+    assert weights.cls is None and weights.learned.keys() == {"label", "box"}
+
+
+def test_swn_can_weight_classes_alone():
+    annotated, decoys = mixture(0.25)
+    alone = weighter()
+    train(alone, 40, annotated, decoys)
+    swn = SWN(tasks=["cls"])
+    swn.load_state_dict(alone.state_dict())
+    _, statistics, _ = samples(annotated, decoys)
+    weights, expected = swn(statistics), alone(statistics)
+    assert torch.equal(weights.label, expected.label) and weights.by_name().keys() == {"label"}
+    assert weights.regularizers == expected.regularizers
 
 
 def test_of_a_large_batch_samples_of_all_images_are_learned_from():
@@ -281,6 +294,15 @@ def test_of_a_large_batch_samples_of_all_images_are_learned_from():
     seen = swn.rightness.recent[:, 0]
     assert seen[0] == 0 and seen[-1] == 1999
     assert 3 <= seen.diff().min() and seen.diff().max() <= 4
+
+
+@pytest.mark.parametrize("name", ["object", "gt_class", "label_losses"])
+def test_what_a_detector_does_not_tell_is_named(name):
+    _, statistics, _ = samples([0.0], [1.0])
+    del statistics.details[name]
+    for swn in (weighter(), SWN()):
+        with pytest.raises(UserError, match=f"tell the {name} .* or take SWN without cls"):
+            swn(statistics)
 
 
 def test_a_single_class_is_right():

@@ -32,7 +32,7 @@ AUTHORS = dict(
     relative=False,
 )
 AUTHORS_RETINANET = {**AUTHORS, "cls_averaging": "all"}
-RELATIVE = dict(lambdas=LAMBDAS)
+RELATIVE = dict(lambdas=LAMBDAS, cls_averaging="none")
 READINGS = {
     "paper": PAPER,
     "authors": AUTHORS,
@@ -373,17 +373,15 @@ def test_bad_arguments_name_their_key(argument, value, key):
         SWN(**{**RELATIVE, argument: value})
 
 
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({**RELATIVE, "tasks": ["cls"]}, "TASKS.* another task beside cls.* ObjectSWN"),
-        ({**RELATIVE, "tasks": ["box"]}, "'per_object', but MODEL.SWN.TASKS has no cls"),
-        (AUTHORS, "CLS_AVERAGING is 'per_object', which makes relative weights"),
-    ],
-)
-def test_classes_by_object_are_weighted_relatively_and_with_others(options, message):
-    with pytest.raises(UserError, match=message):
-        SWN(**{**options, "cls_averaging": "per_object"})
+def test_classes_by_object_are_weighted_relatively():
+    with pytest.raises(UserError, match="'per_object', which .*, take cls out of MODEL.SWN.TASKS"):
+        SWN(relative=False)
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_how_classes_are_weighted_does_not_matter_where_they_are_not(relative):
+    swn = SWN(tasks=["box"], relative=relative)
+    assert swn.rightness is None and swn.tasks == ("box",)
 
 
 @pytest.mark.parametrize(
@@ -396,4 +394,4 @@ def test_classes_by_object_are_weighted_relatively_and_with_others(options, mess
 )
 def test_what_would_leave_every_weight_at_one_is_refused(options, key):
     with pytest.raises(UserError, match=f"MODEL.SWN.{key}.*RELATIVE"):
-        SWN(**RELATIVE, **options)
+        SWN(**{**RELATIVE, **options})
