@@ -14,9 +14,9 @@ from swn_d2.weighting import SampleWeighter
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NUM_CLASSES = 3
-#: The ways in which SWN can be set up: the default, of all tasks each sample by itself, of boxes
-#: and masks alone, and the paper's.
-READINGS = ("by object", "relative with cls", "relative", "paper", "authors")
+#: The ways in which SWN can be set up: the default, each sample by itself in all tasks, and the
+#: paper's.
+READINGS = ("by object", "relative", "paper", "authors")
 
 
 #: detector -> its overrides, and the config key and the two values that switch SWN off and on.
@@ -65,9 +65,8 @@ def tiny_config(*opts, detector="faster_rcnn", stock=False, reading="by object")
         reading: one of READINGS.
     """
     overrides, switch, off, on = DETECTORS[detector]
-    if reading.startswith("relative"):
-        tasks = ["cls", "box", "mask"] if reading == "relative with cls" else ["box", "mask"]
-        opts = ("MODEL.SWN.TASKS", tasks, "MODEL.SWN.CLS_AVERAGING", "none", *opts)
+    if reading == "relative":
+        opts = ("MODEL.SWN.CLS_AVERAGING", "none", *opts)
     base = ""
     if reading in ("paper", "authors"):
         suffix = "-RetinaNet" if (detector, reading) == ("retinanet", "authors") else ""

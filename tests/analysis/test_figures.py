@@ -61,7 +61,7 @@ def figures(tmp_path_factory):
     one is drawn is an error."""
     folder = tmp_path_factory.mktemp("runs")
     train(folder / "baseline", "MODEL.SAMPLE_WEIGHTER.NAME", "Uniform")
-    train(folder / "masks", detector="mask_rcnn", reading="relative with cls")
+    train(folder / "masks", detector="mask_rcnn", reading="relative")
     train(folder / "cascade", detector="cascade_rcnn")
     runs = open_runs([folder / name for name in ("baseline", "masks", "cascade")])
     with warnings.catch_warnings():

@@ -42,7 +42,7 @@ def points(num, *, has_mask=False):
     return {name: generator.uniform(0, 2, num) for name in names}
 
 
-@pytest.mark.parametrize("reading", ["relative with cls", "authors"])
+@pytest.mark.parametrize("reading", ["relative", "authors"])
 @pytest.mark.parametrize("box_loss_dim, has_mask", [(4, False), (1, False), (4, True)])
 def test_functions_equal_the_weighters_forward(reading, box_loss_dim, has_mask):
     # Averages of m would be of these points, not of a batch: forward does without them here.

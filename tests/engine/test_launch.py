@@ -29,7 +29,7 @@ PAIRS = [("faster_rcnn", reading) for reading in READINGS]
 PAIRS += [
     (detector, reading)
     for detector in DETECTORS
-    for reading in ("relative", "authors")
+    for reading in ("by object", "authors")
     if detector != "faster_rcnn"
 ]
 

@@ -78,9 +78,7 @@ def train(folder, *opts, until=None, resume=False, **kwargs):
 def run(tmp_path_factory):
     """A run with all tasks weighted, whose records are of all samples."""
     folder = tmp_path_factory.mktemp("run")
-    trainer = train(
-        folder, "RECORDING.NUM_SAMPLES", 4000, detector="mask_rcnn", reading="relative with cls"
-    )
+    trainer = train(folder, "RECORDING.NUM_SAMPLES", 4000, detector="mask_rcnn", reading="relative")
     return folder, trainer
 
 
@@ -90,7 +88,7 @@ def test_records_are_what_the_weighter_saw_and_said(detector, run, tmp_path):
         folder, trainer = run
     else:
         folder, opts = tmp_path, ("RECORDING.NUM_SAMPLES", 4000)
-        trainer = train(folder, *opts, detector=detector, reading="relative with cls")
+        trainer = train(folder, *opts, detector=detector, reading="relative")
     records = read_recording(folder / RECORDING)
     seen = [entry for entry in trainer.seen if entry[0] % 2 == 1]
     assert [(r.iteration, r.stage) for r in records] == [entry[:2] for entry in seen]
@@ -140,7 +138,7 @@ def test_a_record_is_bounded_and_a_part_of_the_samples(run, tmp_path):
         tmp_path,
         *("RECORDING.NUM_SAMPLES", 5),
         detector="mask_rcnn",
-        reading="relative with cls",
+        reading="relative",
     )
     of_all = read_recording(run[0] / RECORDING)
     for record, whole in zip(read_recording(tmp_path / RECORDING), of_all, strict=True):
@@ -156,9 +154,7 @@ def test_a_record_is_bounded_and_a_part_of_the_samples(run, tmp_path):
 
 
 def test_recording_changes_nothing_in_the_training(run, tmp_path):
-    silent = train(
-        tmp_path, "RECORDING.PERIOD", 0, detector="mask_rcnn", reading="relative with cls"
-    )
+    silent = train(tmp_path, "RECORDING.PERIOD", 0, detector="mask_rcnn", reading="relative")
     assert not (tmp_path / RECORDING).exists() and not (tmp_path / SNAPSHOTS).exists()
     with_recording = run[1].model.state_dict()
     for name, value in silent.model.state_dict().items():

@@ -19,7 +19,7 @@ BATCHES = {"objects": batch, "an empty image": batch_with_empty_image, "no objec
 every_batch = pytest.mark.parametrize("inputs", BATCHES.values(), ids=BATCHES)
 
 
-def stock_and_swn(detector, *opts, reading="relative"):
+def stock_and_swn(detector, *opts, reading="by object"):
     """The two models with the same detector parameters."""
     stock = tiny_model(tiny_config(*opts, detector=detector, stock=True))
     swn = tiny_model(tiny_config(*opts, detector=detector, reading=reading))

@@ -22,7 +22,7 @@ def detector_under(control, detector):
     cfg = tiny_config(
         *("MODEL.SAMPLE_WEIGHTER.CONTROL", control),
         detector=detector,
-        reading="relative with cls",
+        reading="relative",
     )
     model = tiny_model(cfg)
     for weighter in weighters(model):

@@ -62,7 +62,7 @@ def test_losses_at_the_start_are_stock(detector, reading, inputs):
 
 @every_detector
 def test_the_adapters_keep_the_contract(detector):
-    models = stock_and_swn(detector, reading="relative with cls")
+    models = stock_and_swn(detector, reading="relative")
     with EventStorage():
         check_adapter(*models, batch_with_empty_image())
 
@@ -221,7 +221,7 @@ def test_weights_are_learned(detector):
 
 @every_detector
 def test_scalars_are_logged_when_detectron2_writes(detector):
-    reading = "relative with cls"
+    reading = "relative"
     model = tiny_model(tiny_config(detector=detector, reading=reading)).train()
     for iteration, is_logged in ((LOG_PERIOD - 2, False), (LOG_PERIOD - 1, True)):
         with EventStorage(iteration) as storage:

@@ -36,7 +36,7 @@ class Step:
 
     def __init__(self, detector, inputs, *opts, weighter="SWN"):
         opts = ("MODEL.SAMPLE_WEIGHTER.NAME", weighter, *opts)
-        cfg = tiny_config(*opts, detector=detector, reading="relative with cls")
+        cfg = tiny_config(*opts, detector=detector, reading="relative")
         self.model = tiny_model(cfg)
         self.seen = []
         generator = torch.Generator().manual_seed(0)
