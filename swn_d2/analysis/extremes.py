@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
-from ..recording import REASONS, Crop, Record
+from ..recording import REASONS, Crop, Record, first_weight
 from .pooling import able, pooled, recording_of, row_title, stage_name
 from .run_folder import RunFolder
 from .style import TEXT, new_figure
@@ -30,12 +30,8 @@ _WEIGHT_NAMES = {
 
 
 def shown_weight(records: Sequence[Record]) -> str | None:
-    """The column of the weight that samples are judged by: that of classification, of labels, of
-    boxes or of masks, the first of these that is not 1 throughout; None if every weight is 1."""
-    for column in _WEIGHT_NAMES:
-        if (pooled(records, column) != 1).any():
-            return column
-    return None
+    """:func:`~swn_d2.recording.first_weight` of the positives of all records."""
+    return first_weight({column: pooled(records, column) for column in _WEIGHT_NAMES})
 
 
 def extreme_crops(

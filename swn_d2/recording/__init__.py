@@ -7,6 +7,7 @@ from .crops import Pictures, cut_out, farthest_first
 from .file import REASONS, RECORDING, Crop, Record, append_records, read_recording
 from .samples import (
     SNAPSHOTS,
+    first_weight,
     is_pictured,
     keep_parameters,
     make_record,
@@ -26,6 +27,7 @@ __all__ = [
     "farthest_first",
     "is_pictured",
     "keep_parameters",
+    "first_weight",
     "make_record",
     "read_recording",
     "sample_columns",

@@ -13,6 +13,7 @@ from .file import Record
 
 __all__ = [
     "SNAPSHOTS",
+    "first_weight",
     "is_due",
     "is_pictured",
     "keep_parameters",
@@ -87,7 +88,7 @@ def make_record(
         shown = _take({**columns, "score": statistics.detail("pred_score")}, foreground)
         crops = crops_of(
             shown,
-            weight=_first_weight(shown),
+            weight=first_weight(shown) or "cls_weight",
             objects=statistics.detail("object")[foreground].cpu().numpy(),
             images=statistics.detail("image")[foreground].cpu().numpy(),
             boxes=statistics.detail("pred_boxes")[foreground].float().cpu().numpy(),
@@ -166,10 +167,11 @@ def sample_columns(
     return columns
 
 
-def _first_weight(columns: Mapping[str, np.ndarray]) -> str:
-    """The column of the first weights that are not all 1, as far as there are any."""
+def first_weight(columns: Mapping[str, np.ndarray]) -> str | None:
+    """The column of the weight that samples are judged by: of classification, of labels, of boxes
+    or of masks, the first that is not 1 throughout; None if every weight is 1."""
     names = [f"{name}_weight" for name in _GIVEN if f"{name}_weight" in columns]
-    return next((name for name in names if (columns[name] != 1).any()), names[0])
+    return next((name for name in names if (columns[name] != 1).any()), None)
 
 
 def _take(columns: dict[str, Tensor], indices: Tensor) -> dict[str, np.ndarray]:

@@ -71,13 +71,13 @@ class SampleLosses:
         Raises:
             UserError: nobody can tell that part.
         """
-        label = self.label
-        if label is None:
+        if self.label is None:
             raise UserError(
                 "there are weights of labels, but the samples' losses do not say which part of "
                 "them is the label's; make them by swn_d2.weighting.gather_samples."
             )
-        return replace(self, cls=self.cls - (1 - weight) * label(), label=lambda: weight * label())
+        label = self.label()
+        return replace(self, cls=self.cls - (1 - weight) * label, label=lambda: weight * label)
 
     def scaled(self, factor: Tensor) -> "SampleLosses":
         """A copy whose losses are multiplied by ``factor`` (R,), a weight from the data."""

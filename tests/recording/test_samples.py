@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from swn_d2.recording import make_record
-from swn_d2.recording.samples import _first_weight
+from swn_d2.recording import first_weight, make_record
 from swn_d2.weighting import SampleStatistics, SampleWeights
 
 
@@ -35,7 +34,7 @@ def test_weights_are_recorded_as_the_losses_have_them():
 @pytest.mark.parametrize(
     "other_than_1, column",
     [
-        ((), "cls_weight"),
+        ((), None),
         (("box", "mask"), "box_weight"),
         (("label", "box"), "label_weight"),
         (("cls", "label"), "cls_weight"),
@@ -44,4 +43,4 @@ def test_weights_are_recorded_as_the_losses_have_them():
 def test_pictures_are_chosen_by_the_first_weights_that_differ_from_1(other_than_1, column):
     names = ("mask", "box", "label", "cls")
     columns = {f"{n}_weight": np.array([1.0, 1 + (n in other_than_1)]) for n in names}
-    assert _first_weight(columns) == column
+    assert first_weight(columns) == column
