@@ -4,8 +4,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from swn_d2.config import load_config
 from swn_d2.errors import UserError
-from swn_d2.weighting import SWN
+from swn_d2.weighting import SWN, build_sample_weighter
 from swn_d2.weighting.object_swn import ObjectSWN
 
 from .conftest import make_samples, randomize
@@ -314,3 +315,9 @@ def test_a_single_class_is_right():
         sum(weights.regularizers.values()).backward()
     assert (weights.label == 1).all()
     assert all(torch.isfinite(p.grad).all() for p in swn.parameters())
+
+
+def test_the_config_builds_it():
+    cfg = load_config("", ["MODEL.SAMPLE_WEIGHTER.NAME", "ObjectSWN"])
+    swn = build_sample_weighter(cfg, box_loss_dim=1, has_mask=False)
+    assert type(swn) is ObjectSWN and swn.rightness.recent.shape == (512, 6)

@@ -2,7 +2,14 @@ import pytest
 import torch
 
 from swn_d2.errors import UserError
-from swn_d2.weighting import SampleStatistics, SampleWeights, Uniform
+from swn_d2.weighting import (
+    GivenWeights,
+    SampleStatistics,
+    SampleWeights,
+    Uniform,
+    gather_samples,
+    softmax_classification,
+)
 from swn_d2.weighting.objective import group_mean, group_std
 
 from .conftest import make_samples
@@ -126,3 +133,29 @@ def test_group_statistics():
     assert group_std(values, group).item() == pytest.approx((8 / 3) ** 0.5)
     nobody = torch.zeros(4, dtype=torch.bool)
     assert group_mean(values, nobody).item() == group_std(values, nobody).item() == 0.0
+
+
+def test_given_weights_are_in_the_losses_and_beside_the_statistics():
+    scores = torch.tensor([[2.0, 0.5, 0.1], [0.3, 1.0, 0.2], [0.0, 0.0, 1.0]], requires_grad=True)
+    classification = softmax_classification(scores, torch.tensor([0, 1, 2]))
+    given = GivenWeights(
+        sample=torch.tensor([2.0, 1, 1]),
+        label=torch.tensor([0.0, 3, 1]),
+        box=torch.tensor([1.0, 0.5, 1]),
+    )
+    losses, statistics = gather_samples(
+        classification,
+        fg_box_loss=torch.ones(2, 4),
+        fg_iou=torch.ones(2),
+        normalizers={"cls": 3, "box": 3},
+        iteration=0,
+        cls_factor=2.0,
+        given=given,
+    )
+    label = statistics.detail("label_loss")
+    rest = statistics.cls_loss - label
+    expected = given.sample * (rest + given.label * label)
+    torch.testing.assert_close(losses.cls, expected)
+    assert losses.box.tolist() == [[2.0] * 4, [0.5] * 4, [0.0] * 4]
+    assert torch.equal(statistics.detail("given_label_weight"), given.label)
+    assert statistics.detail("given_box_weight").tolist() == [2, 0.5, 1]
