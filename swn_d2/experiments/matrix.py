@@ -28,8 +28,8 @@ OWN_KEYS = ("SEED", "OUTPUT_DIR")
 SEED = "{seed}"
 # Weighters that read no section of the config but their own.
 _OF_THIS_PACKAGE = (
-    *("SWN", "ObjectSWN", "Uniform", "OHEM", "FocalWeighting", "IoUBalanced", "PrimeSample"),
-    *("KLLoss", "TaskUncertainty"),
+    *("SWN", "Uniform", "OHEM", "FocalWeighting", "IoUBalanced", "PrimeSample", "KLLoss"),
+    "TaskUncertainty",
 )
 #: Arguments of train_net.py that the tool gives itself, or does not support.
 OWN_ARGUMENTS = (

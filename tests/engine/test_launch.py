@@ -12,9 +12,8 @@ from detectron2.utils import comm
 from swn_d2.engine import build_joint_optimizer, launch
 from swn_d2.engine.cluster import Place
 from swn_d2.errors import UserError, user_errors_exit
-from swn_d2.weighting import SampleStatistics
+from swn_d2.weighting import SWN, SampleStatistics
 from swn_d2.weighting.memory import ObjectMemory
-from swn_d2.weighting.object_swn import ObjectSWN
 from tests.tiny import (
     DETECTORS,
     READINGS,
@@ -81,9 +80,9 @@ def remember_in_two_processes(folder):
 
 
 def weigh_all(batches):
-    """All that an ObjectSWN holds after it was trained on batches of (objects, losses)."""
+    """All that an SWN of classes holds after it was trained on batches of (objects, losses)."""
     torch.manual_seed(0)
-    weighter = ObjectSWN()
+    weighter = SWN(tasks=["cls"])
     adam = torch.optim.Adam(weighter.parameters(), lr=0.01)
     for objects, losses in batches:
         losses = torch.tensor(losses)

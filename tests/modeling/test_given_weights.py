@@ -22,6 +22,9 @@ def weighted_batch(weights):
 
 
 def spread_labels(module, inputs, weights):
+    """Those of labels, which differ by little in two small images, if there are any."""
+    if weights.label is None:
+        return weights
     return replace(weights, label=torch.linspace(0, 2, len(weights.label)))
 
 
@@ -44,8 +47,7 @@ class Step:
             for parameter in module.parameters():
                 if not parameter.any():  # those of the outputs, which make every weight 1
                     torch.nn.init.normal_(parameter, std=1, generator=generator)
-            if weighter == "ObjectSWN":  # its own weights differ by little in two small images
-                module.register_forward_hook(spread_labels)
+            module.register_forward_hook(spread_labels)
             module.register_forward_hook(lambda _, args, out: self.seen.append((args[0], out)))
         self.losses = training_losses(self.model, inputs)
         sum(self.losses.values()).backward()
@@ -97,9 +99,9 @@ def test_class_weights_alone(detector):
         torch.testing.assert_close(step.loss(task), step.expected_loss(task, 0, of_objects))
 
 
-@pytest.mark.parametrize("weighter", ["SWN", "ObjectSWN", "Uniform"])
+@pytest.mark.parametrize("weighting", ["samples", "labels", "nothing"])
 @pytest.mark.parametrize("detector", DETECTORS)
-def test_weights_of_a_part_of_the_loss(detector, weighter):
+def test_weights_of_a_part_of_the_loss(detector, weighting):
     """A label weight is that of -log p(class | object) alone, a box weight that of the box loss.
     A focal loss has no such part, so there it is all of the classification. Learned weights of
     labels multiply with it."""
@@ -109,7 +111,12 @@ def test_weights_of_a_part_of_the_loss(detector, weighter):
         end = start + len(x["instances"])
         x["instances"].gt_label_weight, x["instances"].gt_box_weight = (p[start:end] for p in parts)
         start = end
-    step = Step(detector, inputs, "MODEL.SWN.RELATIVE", False, weighter=weighter)
+    opts = {
+        "samples": ["MODEL.SWN.RELATIVE", False],
+        "labels": ["MODEL.SWN.TASKS", ["cls"], "MODEL.SWN.CLS_AVERAGING", "per_object"],
+        "nothing": ["MODEL.SAMPLE_WEIGHTER.NAME", "Uniform"],
+    }
+    step = Step(detector, inputs, *opts[weighting])
     sample = torch.tensor([0.5, 1.0, 2.0])
     for stage, (statistics, weights) in enumerate(step.seen):
         torch.testing.assert_close(
@@ -126,7 +133,7 @@ def test_weights_of_a_part_of_the_loss(detector, weighter):
         objects = statistics.detail("object")
         given = torch.where(objects >= 0, sample[objects], torch.tensor(1.0))
         label = torch.where(objects >= 0, parts[0][objects], torch.tensor(1.0))
-        assert (weights.label is None) == (weighter != "ObjectSWN")
+        assert (weights.label is None) == (weighting != "labels")
         if weights.label is not None:
             assert ((weights.label - 1).abs() > 0.01)[statistics.foreground].any()
             label = label * weights.label

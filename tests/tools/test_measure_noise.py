@@ -85,7 +85,7 @@ def test_noise_that_was_added_to_other_data(digit_scenes_here, tmp_path, monkeyp
     register_coco("noisy_digits", str(noisy), str(images))
     folder = saved_run(
         tmp_path / "run",
-        *("MODEL.SAMPLE_WEIGHTER.NAME", "ObjectSWN"),
+        *("MODEL.SWN.TASKS", ["cls"]),
         *("DATASETS.TRAIN", ("noisy_digits",)),
     )
     weights = [a.get("sample_weight", 1) for a in json.loads(left_out.read_text())["annotations"]]

@@ -20,7 +20,6 @@ from swn_d2.weighting import (
 )
 from swn_d2.weighting.focal import FocalWeighting
 from swn_d2.weighting.kl_loss import KLLoss
-from swn_d2.weighting.object_swn import ObjectSWN
 from swn_d2.weighting.ohem import OHEM
 from tests.weighting.conftest import assert_regularizers_start, randomize
 
@@ -95,12 +94,11 @@ def test_detections_and_state_dict_are_torchvisions(detector):
 def test_every_weighter_trains_or_is_refused(detector, name):
     """The table in docs/other_detectors.md."""
     regions = {"FocalWeighting", "OHEM"}
-    everywhere = {"SWN", "Uniform", "IoUBalanced", "PrimeSample", "TaskUncertainty", "ObjectSWN"}
+    everywhere = {"SWN", "Uniform", "IoUBalanced", "PrimeSample", "TaskUncertainty"}
     is_rcnn, has_mask = "rcnn" in detector, detector == "mask_rcnn"
     arguments = {
         "SWN": {"has_mask": has_mask, "box_loss_dim": 1 if detector == "fcos" else 4},
         "TaskUncertainty": {"has_mask": has_mask},
-        "ObjectSWN": {"box_loss_dim": 1 if detector == "fcos" else 4},
         "PrimeSample": {} if is_rcnn else {"isr_n_gamma": 0.0},
     }
     all_proposals = {"box_positive_fraction": 1.0, "box_batch_size_per_image": 100}
@@ -286,7 +284,11 @@ def test_a_second_weighter_is_refused(detector):
     [
         ("fcos", lambda: SWN(), "build it with box_loss_dim=1"),
         ("faster_rcnn", lambda: SWN(box_loss_dim=2), "build it with box_loss_dim=4"),
-        ("fcos", ObjectSWN, "the ObjectSWN was built for 4 .* build it with box_loss_dim=1"),
+        (
+            "fcos",
+            lambda: SWN(tasks=["cls"]),
+            "the SWN was built for 4 .* build it with box_loss_dim=1",
+        ),
         (
             "retinanet",
             lambda: SWN(box_loss_dim=1, cls_averaging="per_object"),

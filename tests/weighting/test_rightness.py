@@ -4,10 +4,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from swn_d2.config import load_config
 from swn_d2.errors import UserError
-from swn_d2.weighting import SWN, build_sample_weighter
-from swn_d2.weighting.object_swn import ObjectSWN
+from swn_d2.weighting import SWN
 
 from .conftest import make_samples, randomize
 
@@ -45,7 +43,7 @@ def samples(annotated, decoys, *, num_negatives=6, objects=None):
 
 def weighter():
     torch.manual_seed(0)
-    return ObjectSWN()
+    return SWN(tasks=["cls"])
 
 
 def train(swn, steps, *args, **kwargs):
@@ -97,7 +95,7 @@ def test_a_wrong_class_has_no_weight_and_the_mean_is_1(share):
     else:
         assert w[:400].std() < 0.05
     assert (w[400:] == 1).all()
-    assert weights.box is None
+    assert weights.by_name().keys() == {"label"}
 
 
 def test_the_weight_is_the_ratio_of_the_densities():
@@ -277,18 +275,6 @@ def test_swn_weights_classes_so_and_boxes_as_ever():
     assert weights.cls is None and weights.learned.keys() == {"label", "box"}
 
 
-def test_swn_can_weight_classes_alone():
-    annotated, decoys = mixture(0.25)
-    alone = weighter()
-    train(alone, 40, annotated, decoys)
-    swn = SWN(tasks=["cls"])
-    swn.load_state_dict(alone.state_dict())
-    _, statistics, _ = samples(annotated, decoys)
-    weights, expected = swn(statistics), alone(statistics)
-    assert torch.equal(weights.label, expected.label) and weights.by_name().keys() == {"label"}
-    assert weights.regularizers == expected.regularizers
-
-
 def test_of_a_large_batch_samples_of_all_images_are_learned_from():
     swn = weighter()
     swn(samples(torch.arange(2000.0), torch.ones(2000))[1])
@@ -315,9 +301,3 @@ def test_a_single_class_is_right():
         sum(weights.regularizers.values()).backward()
     assert (weights.label == 1).all()
     assert all(torch.isfinite(p.grad).all() for p in swn.parameters())
-
-
-def test_the_config_builds_it():
-    cfg = load_config("", ["MODEL.SAMPLE_WEIGHTER.NAME", "ObjectSWN"])
-    swn = build_sample_weighter(cfg, box_loss_dim=1, has_mask=False)
-    assert type(swn) is ObjectSWN and swn.rightness.recent.shape == (512, 6)

@@ -1,4 +1,4 @@
-"""ObjectSWN in real detectors."""
+"""Classes weighted by object in real detectors."""
 
 import pytest
 import torch
@@ -16,8 +16,8 @@ from tests.tiny import (
 )
 
 R_CNNS = ["faster_rcnn", "mask_rcnn", "cascade_rcnn"]
-OPTS = ["MODEL.SAMPLE_WEIGHTER.NAME", "ObjectSWN"]
-JOINT = ["MODEL.SAMPLE_WEIGHTER.NAME", "SWN"]
+OPTS = ["MODEL.SWN.TASKS", ["cls"]]
+JOINT = ["MODEL.SWN.TASKS", ["cls", "box", "mask"]]
 
 
 def model_of(detector="faster_rcnn", opts=OPTS, *, is_weighted=False):
