@@ -233,7 +233,7 @@ def main() -> None:
         folder = args.output or Path(cfg.OUTPUT_DIR)
         files = [folder / name for name in _NAMES]
         written = [] if args.write is None else [args.write]
-        annotations = training_annotations(cfg, args.dataset)
+        annotations = training_annotations(cfg, args.dataset, before_training=args.before_training)
         check_outputs(annotations.file, [*files, *written])
 
         start = "" if args.before_training else start_weights(args.run)

@@ -82,12 +82,15 @@ class Audit:
         return expected
 
 
-def training_annotations(cfg: CfgNode, dataset: str | None = None) -> Annotations:
-    """The annotations that a detector was trained on.
+def training_annotations(
+    cfg: CfgNode, dataset: str | None = None, *, before_training: bool = False
+) -> Annotations:
+    """The annotations that a detector was trained on, or will be.
 
     Args:
         cfg: the run's.
         dataset: the name of the data set, if ``DATASETS.TRAIN`` has several.
+        before_training: no detector judges them, so they may have other classes than it.
 
     Raises:
         UserError: the data set can't be read, there are several, or it has other classes than the
@@ -96,10 +99,12 @@ def training_annotations(cfg: CfgNode, dataset: str | None = None) -> Annotation
     names = cfg.DATASETS.TRAIN
     if dataset is None and len(names) != 1:
         raise UserError(
-            f"the run was trained on {len(names)} data sets ({', '.join(names)}); name the one to "
+            f"DATASETS.TRAIN has {len(names)} data sets ({', '.join(names)}); name the one to "
             "audit with --dataset."
         )
     annotations = Annotations.of_dataset(dataset or names[0])
+    if before_training:
+        return annotations
     num_classes = (
         cfg.MODEL.RETINANET.NUM_CLASSES
         if "RetinaNet" in cfg.MODEL.META_ARCHITECTURE

@@ -446,7 +446,8 @@ def coloured_squares(folder):
 
 def test_before_training(tmp_path, monkeypatch, capsys):
     annotations, wrong = coloured_squares(tmp_path)
-    config = config_of_a_training_to_be(tmp_path)
+    # No detector is asked, so it may be one of other classes.
+    config = config_of_a_training_to_be(tmp_path, "MODEL.ROI_HEADS.NUM_CLASSES", 80)
     output = tmp_path / "audit"
     options = ["--before-training", "--output", output, "--write", output / "new.json", "--relabel"]
     run_tool(monkeypatch, config, tmp_path, *options)
