@@ -124,12 +124,6 @@ HOW = {
     "python examples/torchvision_detection.py": runs("--help"),  # minutes; tests/examples trains
     "python tools/install_detectron2.py": runs("--help"),  # a download of the whole source
     "python tools/make_digit_scenes.py": runs("--train", "4", "--val", "2", "--output", "digits"),
-    # Any of the table's.
-    "./train_net.py --config-file configs/Quickstart/CONFIG.yaml SEED 1 OUTPUT_DIR output/NAME": (
-        lambda run, words: ends_with("Make it with: python tools/make_digit_scenes.py")(
-            run, [word.replace("CONFIG", "faster_rcnn_tiny_FPN") for word in words]
-        )
-    ),
 }
 
 
