@@ -91,7 +91,7 @@ HOW = {
     "make demo": make_knows,  # 7 minutes
     "make test": make_knows,  # this
     "make check-gpu": make_knows,  # 6 minutes
-    "pip install --no-build-isolation -e .": is_left_out,
+    "pip install --no-build-isolation -e '.[demo,timm]'": is_left_out,
     "./train_net.py --config-file configs/COCO-Detection/faster_rcnn_R_50_FPN_1x_swn.yaml "
     "--num-gpus 8": NO_COCO,  # and 8 GPUs
     # Hours, and minutes: what would be done, with every config read.

@@ -54,8 +54,9 @@ MODEL:
     OUT_CHANNELS: {machine.pyramid}
   # Whether samples are weighted. Uniform: no, the detector learns as it always does; but an
   # annotation's own weights count, as tools/audit.py writes them, and the report has its figures.
-  # SWN learns weights. On clean data they gain nothing that could be measured
-  # (docs/results/README.md); where boxes are noisy, some AP75.
+  # SWN learns weights: they gain where many classes are wrong, some AP75 where boxes are noisy,
+  # and on clean data nothing that could be measured. An audit before the training
+  # (docs/audit.md) gains more.
   SAMPLE_WEIGHTER:
     NAME: "Uniform"  # or "SWN"
 INPUT:
