@@ -1,9 +1,9 @@
-"""Text files: one sentence where they can't be read, and whole or not at all where written."""
+"""Files: one sentence where they can't be read, and whole or not at all where written."""
 
 import contextlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ __all__ = [
     "read_yaml",
     "write_new",
     "write_text",
+    "write_whole",
 ]
 
 
@@ -113,22 +114,38 @@ def write_text(file: Path, text: str) -> None:
     Raises:
         UserError: it can't be written.
     """
-    partial = file.with_name(file.name + ".partial")
+    # Several processes may write one file, the tables of a matrix for instance.
+    write_whole(file, lambda partial: partial.write_text(text, encoding="utf-8"), by=os.getpid())
+
+
+def write_whole(file: Path, write: Callable[[Path], object], *, by: object = "") -> None:
+    """As :func:`write_text`, for a function that writes to the path that it is given.
+
+    Args:
+        by: tells the unfinished files of several writers apart. Without it, the one that a writer
+            left that was killed is overwritten by the next.
+
+    Raises:
+        UserError: it can't be written.
+    """
+    partial = file.with_name(f"{file.name}.{by}.partial" if by else f"{file.name}.partial")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
+        write(partial)
         os.replace(partial, file)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         with contextlib.suppress(OSError):
             partial.unlink()
         raise cannot_write(file, error) from error
 
 
-def cannot_write(file: Path, error: OSError) -> UserError:
+def cannot_write(file: Path, error: Exception) -> UserError:
     """What to raise for an error of making a file's folder, or the file."""
-    reason = error.strerror or error
+    reason = getattr(error, "strerror", None) or error
     if isinstance(error, FileExistsError):
         reason = f"{file.parent} is not a folder"
+    elif isinstance(error, RuntimeError):  # of torch's writer, on positions in the file
+        reason = "not all of it could be written; the disk may be full"
     return UserError(f"cannot write {file}: {reason}.")
 
 

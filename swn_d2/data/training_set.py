@@ -2,6 +2,7 @@
 
 from detectron2.data import get_detection_dataset_dicts
 
+from ..pickled_arrays import read_pickled_arrays
 from .sample_weights import keep_sample_weights
 
 __all__ = ["ANNOTATION_NUMBER", "load_training_set", "number_annotations"]
@@ -12,7 +13,14 @@ ANNOTATION_NUMBER = "annotation_number"
 
 def load_training_set(cfg) -> list[dict]:
     """The dataset dicts that Detectron2's training loader would load for ``cfg``, with the
-    weights of annotations that have some."""
+    weights of annotations that have some.
+
+    Raises:
+        UserError: a file of proposals can't be read, or holds more than arrays.
+    """
+    if cfg.MODEL.LOAD_PROPOSALS:
+        for file in cfg.DATASETS.PROPOSAL_FILES_TRAIN:
+            read_pickled_arrays(file)  # Detectron2 would run the code in it
     keep_sample_weights(cfg.DATASETS.TRAIN)
     # As Detectron2's loader calls it, which has no function for this.
     return get_detection_dataset_dicts(

@@ -1,6 +1,5 @@
 """A checkpointer that never loses the last good checkpoint, and says when one does not fit."""
 
-import contextlib
 import logging
 import os
 from collections.abc import Callable, Collection
@@ -13,8 +12,8 @@ from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 
 from ..errors import UserError
-from ..files import check_is_file, read_text
-from .pickled_arrays import read_pickled_arrays
+from ..files import check_is_file, read_text, write_text, write_whole
+from ..pickled_arrays import read_pickled_arrays
 
 __all__ = [
     "BEST",
@@ -94,7 +93,7 @@ def write_checkpoint(data: dict[str, Any], path: str) -> None:
     Raises:
         UserError: it can't be written.
     """
-    _write_atomically(lambda partial: torch.save(data, partial), path)
+    write_whole(Path(path), lambda partial: torch.save(data, partial))
 
 
 def write_new_checkpoint(data: dict[str, Any], path: str) -> None:
@@ -113,21 +112,6 @@ def write_new_checkpoint(data: dict[str, Any], path: str) -> None:
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}.") from error
     write_checkpoint(data, path)
-
-
-def _write_atomically(write: Callable[[str], None], path: str) -> None:
-    partial = path + ".partial"
-    try:
-        write(partial)
-        os.replace(partial, path)
-    except (OSError, RuntimeError) as error:
-        with contextlib.suppress(OSError):
-            os.remove(partial)
-        # torch's writer raises a RuntimeError on positions in the file.
-        reason = "not all of it could be written; is the disk full?"
-        if isinstance(error, OSError):
-            reason = f"{error.strerror or error}."
-        raise UserError(f"cannot write {path}: {reason}") from error
 
 
 def is_sample_weighter_key(key: str) -> bool:
@@ -186,11 +170,7 @@ class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
         write_checkpoint({"model": self.model.state_dict(), **kwargs}, path)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        def write(path: str) -> None:
-            with open(path, "w") as f:
-                f.write(last_filename_basename)
-
-        _write_atomically(write, os.path.join(self.save_dir, "last_checkpoint"))
+        write_text(Path(self.save_dir, "last_checkpoint"), last_filename_basename)
 
     def load_whole(self, path: str, *, with_weighter: bool = False) -> None:
         """Load the detector in ``path`` for evaluation, or ``with_weighter`` as it was trained.

@@ -12,6 +12,8 @@ import detectron2
 import torch
 import torchvision
 
+from ..files import write_text
+
 __all__ = ["ENVIRONMENT", "surroundings", "write_environment"]
 
 #: The file's name in the run's folder.
@@ -57,9 +59,7 @@ def write_environment(folder: str | Path, *, device: str, num_processes: int) ->
         "device": device,
         "processes": num_processes,
     }
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / ENVIRONMENT).write_text(json.dumps(note, indent=1))
+    write_text(Path(folder, ENVIRONMENT), json.dumps(note, indent=1))
 
 
 def _machine() -> str:

@@ -14,11 +14,12 @@ from ..errors import UserError, phase
 from ..modeling.inference import Suppression
 from ..modeling.timm_backbone import check_timm_config
 from ..own.notes import REGISTERED
+from ..pickled_arrays import read_pickled_arrays
 from ..recording import RECORDING, SNAPSHOTS
 from ..weighting import build_sample_weighter
+from .best import read_best
 from .checkpoint import BEST, checkpoints, last_checkpoint
 from .environment import ENVIRONMENT
-from .pickled_arrays import read_pickled_arrays
 from .values import check_values
 
 __all__ = [
@@ -194,6 +195,8 @@ def _check_files(cfg, eval_only: bool, resume: bool):
     _check_is_writable(Path(cfg.OUTPUT_DIR))
     if not eval_only:
         check_output_dir(cfg.OUTPUT_DIR, resume=resume)
+        if resume:
+            read_best(cfg.OUTPUT_DIR)
     weights = cfg.MODEL.WEIGHTS
     if eval_only and not weights:
         raise UserError("there is nothing to evaluate: give MODEL.WEIGHTS and a checkpoint.")

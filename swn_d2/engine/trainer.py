@@ -32,6 +32,7 @@ from ..data.voc import VOC_EVALUATOR_TYPE
 from ..errors import UserError, phase, user_errors_exit
 from ..evaluation import build_voc_evaluator
 from ..files import write_text
+from ..pickled_arrays import read_pickled_arrays
 from ..random_numbers import STEP, seed_at
 from ..recording import weighters_of
 from ..weighting.memory import ObjectMemory
@@ -168,6 +169,9 @@ class SWNTrainer(DefaultTrainer):
     @classmethod
     @phase("loading the test set")
     def build_test_loader(cls, cfg, dataset_name: str):
+        if cfg.MODEL.LOAD_PROPOSALS:
+            for file in cfg.DATASETS.PROPOSAL_FILES_TEST:
+                read_pickled_arrays(file)  # Detectron2 would run the code in it
         mapper = NamingDatasetMapper(cfg, is_train=False)
         loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
         loader.worker_init_fn = end_with_parent  # for which some versions have no argument

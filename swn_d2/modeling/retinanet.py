@@ -121,14 +121,17 @@ class SWNRetinaNet(DenseSamples, RetinaNet):
         )
         log_probs, refined = [], []
         for image, of_image in enumerate(boxes):
-            iou = pairwise_iou(of_image, anchors)
-            best = iou.amax(dim=1, keepdim=True)
-            # Of a box that no anchor fits well the best ones are trained, too.
-            weights = (iou >= best.clamp(max=self.anchor_matcher.thresholds[-2])).float()
-            weights = weights / weights.sum(dim=1, keepdim=True)
-            log_probs.append(weights @ logsigmoid(logits[image]))
+            of_anchors = logsigmoid(logits[image])
             predicted = self.box2box_transform.apply_deltas(deltas[image], anchors.tensor)
-            refined.append(weights @ predicted)
+            # In parts, since there may be hundreds of boxes and 10^5 anchors.
+            for some in of_image.tensor.split(64):
+                iou = pairwise_iou(Boxes(some), anchors)
+                best = iou.amax(dim=1, keepdim=True)
+                # Of a box that no anchor fits well the best ones are trained, too.
+                weights = (iou >= best.clamp(max=self.anchor_matcher.thresholds[-2])).float()
+                weights = weights / weights.sum(dim=1, keepdim=True)
+                log_probs.append(weights @ of_anchors)
+                refined.append(weights @ predicted)
         return log_softmax(torch.cat(log_probs), dim=1), torch.cat(refined)
 
     def inference_single_image(self, *args, **kwargs) -> Instances:

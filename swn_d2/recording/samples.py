@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..files import write_whole
 from ..weighting import SampleStatistics, SampleWeighter, SampleWeights
 from .crops import Pictures, crops_of
 from .file import Record
@@ -114,15 +115,12 @@ def keep_parameters(
     weighters: dict[str, SampleWeighter], folder: Path, iteration: int, num_iterations: int
 ) -> None:
     """Keep the weighters' parameters in the run's folder, if that is due: ten times in a run."""
-    state = {stage: weighter.state_dict() for stage, weighter in weighters.items()}
-    if not any(state.values()) or not is_due(iteration, num_iterations, _NUM_SNAPSHOTS):
+    if not is_due(iteration, num_iterations, _NUM_SNAPSHOTS):
         return
-    folder = folder / SNAPSHOTS
-    folder.mkdir(exist_ok=True)
-    # In one piece or not at all, whenever the process is killed.
-    unfinished = folder / "unfinished"
-    torch.save(state, unfinished)
-    unfinished.replace(folder / f"{iteration:07d}.pth")
+    state = {stage: weighter.state_dict() for stage, weighter in weighters.items()}
+    if any(state.values()):
+        file = folder / SNAPSHOTS / f"{iteration:07d}.pth"
+        write_whole(file, lambda partial: torch.save(state, partial))
 
 
 def is_due(index: int, total: int, times: int) -> bool:

@@ -1,6 +1,7 @@
 import copy
 import json
 import math
+import os
 
 import numpy as np
 import pytest
@@ -444,10 +445,11 @@ def test_a_folder_in_the_place_of_a_file(folder):
 
 @pytest.mark.parametrize("name", ["noisy.json", "noisy.truth.json", "left_out.json"])
 def test_what_cannot_be_written_leaves_nothing(folder, name):
-    (folder.path / f"{name}.partial").mkdir()  # a folder in the place of the partial file
+    partial = f"{name}.{os.getpid()}.partial"
+    (folder.path / partial).mkdir()  # a folder in the place of the partial file
     with pytest.raises(UserError, match=f"cannot write .*{name}: Is a directory"):
         folder.add(left_out=folder.path / "left_out.json")
-    assert folder.names() == sorted(["train.json", f"{name}.partial"])
+    assert folder.names() == sorted(["train.json", partial])
 
 
 def test_where_the_noisy_file_is_the_others_are_too(folder, monkeypatch):

@@ -1,6 +1,7 @@
 """The loading of a training set, and the numbers by which its annotations are known."""
 
 import copy
+import pickle
 
 import detectron2.data.build
 import numpy as np
@@ -177,8 +178,11 @@ def test_the_loader_hands_on_what_is_given(two_sets):
     assert mapped["image_id"] in found and not mapped["instances"].has("gt_annotation")
 
 
-def test_loads_what_detectron2_would(train_cfg, make_record, monkeypatch):
+def test_loads_what_detectron2_would(train_cfg, make_record, monkeypatch, tmp_path):
     calls = []
+    proposals = tmp_path / "one.pkl", tmp_path / "two.pkl"
+    for file in proposals:
+        file.write_bytes(pickle.dumps({"ids": [1]}))
 
     def note(*args, **kwargs):
         calls.append((args, kwargs))
@@ -187,7 +191,7 @@ def test_loads_what_detectron2_would(train_cfg, make_record, monkeypatch):
     for module in (detectron2.data.build, training_set):
         monkeypatch.setattr(module, "get_detection_dataset_dicts", note)
     train_cfg.DATASETS.TRAIN = ("one", "two")
-    train_cfg.DATASETS.PROPOSAL_FILES_TRAIN = ("one.pkl", "two.pkl")
+    train_cfg.DATASETS.PROPOSAL_FILES_TRAIN = tuple(map(str, proposals))
     train_cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE = 3
     for is_set in (False, True):
         train_cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = not is_set

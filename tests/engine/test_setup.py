@@ -6,8 +6,10 @@ import re
 
 import numpy as np
 import pytest
+import torch
 
-from swn_d2.engine import check_run
+from swn_d2.data import load_training_set
+from swn_d2.engine import SWNTrainer, check_run
 from swn_d2.errors import UserError
 from tests.pickles import Call
 from tests.tiny import DETECTORS, tiny_config
@@ -140,7 +142,8 @@ def test_a_training_is_not_overwritten(tmp_path, trace, refusal):
     """Whatever is left of it; to resume it, too, would begin anew where no checkpoint is noted."""
     file = tmp_path / trace
     file.parent.mkdir(exist_ok=True)
-    file.write_text("content")
+    best = {"metric": "bbox/AP", "value": 1.0, "iteration": 9}
+    torch.save({"model": {}, "best": best}, file)
     anew = check_output(tmp_path, resume=False)
     assert f"{tmp_path} already holds a run ({trace})" in anew
     resumed = check_output(tmp_path, resume=True)
@@ -169,6 +172,11 @@ def test_a_folder_without_a_training(tmp_path, name, content):
         assert "no data set named missing" in check_output(tmp_path, resume=resume)
 
 
+def test_a_damaged_best_detector_is_told_of_before_a_run_goes_on(tmp_path):
+    (tmp_path / "model_best.pth").write_text("content")
+    assert "model_best.pth is not the best detector" in check_output(tmp_path, resume=True)
+
+
 @pytest.mark.parametrize("eval_only", [False, True])
 def test_proposals_run_no_code(tmp_path, eval_only):
     """Detectron2 reads them by itself, when the data is loaded."""
@@ -188,4 +196,8 @@ def test_proposals_run_no_code(tmp_path, eval_only):
         file.write_bytes(pickle.dumps({"ids": ids, "boxes": boxes, "bbox_mode": 0}))
         with pytest.raises(UserError, match=message):
             check_run(cfg, eval_only=eval_only, resume=False)
+        if ids != [1]:  # in a script, too, which may not have checked the run
+            load = SWNTrainer.build_test_loader if eval_only else load_training_set
+            with pytest.raises(UserError, match=message):
+                load(*(cfg, "missing") if eval_only else (cfg,))
     assert not made.exists()

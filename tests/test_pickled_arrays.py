@@ -7,8 +7,8 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 
-from swn_d2.engine.pickled_arrays import read_pickled_arrays
 from swn_d2.errors import UserError
+from swn_d2.pickled_arrays import read_pickled_arrays
 from tests.pickles import Call
 
 
@@ -92,7 +92,7 @@ def test_a_call_is_refused_by_its_name(file, tmp_path, protocol):
         ("numpy.core.numeric", "sys"),
         ("codecs", "open"),
         ("torch", "load"),
-        ("swn_d2.engine.pickled_arrays", "_Array"),
+        ("swn_d2.pickled_arrays", "_Array"),
     ],
 )
 def test_other_names_are_refused(file, module, name):

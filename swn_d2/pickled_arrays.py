@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from detectron2.utils.file_io import PathManager
 
-from ..errors import UserError
+from .errors import UserError
 
 __all__ = ["read_pickled_arrays"]
 
