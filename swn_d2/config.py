@@ -10,13 +10,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from .errors import UserError
 from .files import read_yaml
 from .weighting import SAMPLE_WEIGHTER_REGISTRY
 
-__all__ = ["add_swn_config", "load_config"]
+__all__ = ["add_swn_config", "flat_config", "load_config", "num_classes", "section_of"]
 
 
 def add_swn_config(cfg: CfgNode) -> None:
@@ -139,6 +140,34 @@ def load_config(config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:
         with _explained(cfg, "on the command line", key):
             cfg.merge_from_list([key, _in_tuple(key, value)])
     return cfg
+
+
+def flat_config(cfg: CfgNode) -> dict[str, Any]:
+    """A config as one level of plain values: {"SOLVER.MAX_ITER": 900, ...}."""
+    return dict(_flatten(yaml.safe_load(cfg.dump()), ""))
+
+
+def _flatten(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def section_of(weighter: str) -> str:
+    """What the config keys begin with that are a sample weighter's own."""
+    return "MODEL.SWN." if weighter == "SWN" else f"MODEL.SAMPLE_WEIGHTER.{weighter.upper()}."
+
+
+def num_classes(cfg: CfgNode) -> tuple[str, int] | None:
+    """The config key of the number of classes that the detector knows, and the number; None of an
+    architecture of one's own that is neither an R-CNN nor a RetinaNet."""
+    if "RetinaNet" in cfg.MODEL.META_ARCHITECTURE:
+        return "MODEL.RETINANET.NUM_CLASSES", cfg.MODEL.RETINANET.NUM_CLASSES
+    if "RCNN" in cfg.MODEL.META_ARCHITECTURE:
+        return "MODEL.ROI_HEADS.NUM_CLASSES", cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    return None
 
 
 def _in_tuple(key: str, value: Any) -> Any:

@@ -19,6 +19,7 @@ __all__ = [
     "require_detectron2",
     "require_matplotlib",
     "require_scikit_learn",
+    "require_scipy",
     "user_errors_exit",
 ]
 
@@ -124,6 +125,14 @@ def require_matplotlib() -> None:
         raise UserError(
             "figures need Matplotlib, which is not installed. Install it with: "
             "pip install matplotlib"
+        )
+
+
+def require_scipy() -> None:
+    """Raise a :class:`UserError` with the command that installs SciPy if it is missing."""
+    if importlib.util.find_spec("scipy") is None:
+        raise UserError(
+            "intervals need SciPy, which is not installed. Install it with: pip install scipy"
         )
 
 

@@ -2,7 +2,7 @@ import subprocess
 
 import pytest
 
-from swn_d2.shell import join_words
+from swn_d2.shell import duration, join_words
 
 WORDS = [
     "plain",
@@ -32,3 +32,10 @@ def test_a_shell_reads_what_was_meant(word):
 def test_tuples_look_as_in_the_docs():
     words = ["train_net.py", "DATASETS.TRAIN", "('cats_train',)", "SEED", "1"]
     assert join_words(words) == "train_net.py DATASETS.TRAIN \"('cats_train',)\" SEED 1"
+
+
+@pytest.mark.parametrize(
+    "seconds, text", [(40.4, "40 s"), (99, "99 s"), (150, "2 min"), (11100, "3 h 5 min")]
+)
+def test_durations_in_words(seconds, text):
+    assert duration(seconds) == text

@@ -6,7 +6,15 @@ import os
 import sys
 from pathlib import Path
 
-from swn_d2.errors import UserError, add_debug_argument, phase, require_detectron2, user_errors_exit
+from swn_d2.errors import (
+    UserError,
+    add_debug_argument,
+    phase,
+    require_detectron2,
+    require_matplotlib,
+    require_scipy,
+    user_errors_exit,
+)
 
 with user_errors_exit():
     require_detectron2()
@@ -63,6 +71,8 @@ def main() -> None:
         if args.dry_run:
             print("\n".join(describe(matrix, TRAIN_NET, known)))
             return
+        require_matplotlib()  # before hours of trainings
+        require_scipy()
         failed = {}
         if not args.table:
             runner = Runner(matrix, TRAIN_NET, jobs=args.jobs, gpus=args.gpus, known=known)

@@ -10,11 +10,11 @@ import numpy as np
 from detectron2.config import CfgNode
 
 from .. import __version__
+from ..config import flat_config, section_of
 from ..engine.checkpoint import BEST
 from ..errors import UserError
-from ..experiments.matrix import flat_config
-from ..experiments.progress import duration
 from ..recording import RECORDING
+from ..shell import duration
 from . import curves
 from .figures import FIGURES, FigureInfo
 from .page import Page, missing, note, scrolling, table, text
@@ -408,8 +408,8 @@ def _keys_of(weighter: str) -> tuple[str, ...]:
     if not weighter:
         return ()
     group = "MODEL.SAMPLE_WEIGHTER."
-    own = ("MODEL.SWN.", "SOLVER.SWN.") if weighter == "SWN" else (f"{group}{weighter.upper()}.",)
-    return f"{group}NAME", f"{group}CLASS_WEIGHTS", *own
+    own = ("SOLVER.SWN.",) if weighter == "SWN" else ()
+    return f"{group}NAME", f"{group}CLASS_WEIGHTS", section_of(weighter), *own
 
 
 def _breakable(key: str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from detectron2.config import CfgNode
 
+from ..config import num_classes
 from ..errors import UserError
 from .annotations import Annotations
 from .appearance import build_viewer, gather_appearance
@@ -105,16 +106,12 @@ def training_annotations(
     annotations = Annotations.of_dataset(dataset or names[0])
     if before_training:
         return annotations
-    num_classes = (
-        cfg.MODEL.RETINANET.NUM_CLASSES
-        if "RetinaNet" in cfg.MODEL.META_ARCHITECTURE
-        else cfg.MODEL.ROI_HEADS.NUM_CLASSES
-    )
-    if num_classes != len(annotations.category_ids):
+    number = len(annotations.category_ids)
+    _, expected = num_classes(cfg) or ("", number)
+    if number != expected:
         raise UserError(
-            f"{annotations.file} has {len(annotations.category_ids)} categories, but the detector "
-            f"{num_classes}: it was trained on other data. Register the annotations that it was "
-            "trained on."
+            f"{annotations.file} has {number} categories, but the detector {expected}: it was "
+            "trained on other data. Register the annotations that it was trained on."
         )
     return annotations
 

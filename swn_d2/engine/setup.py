@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_HEADS_REGISTRY
 
+from ..config import num_classes
 from ..data import check_datasets
 from ..data.sample_weights import WEIGHTS_ARE, is_sample_weight, without_weights
 from ..errors import UserError, phase
@@ -23,6 +24,7 @@ from .environment import ENVIRONMENT
 from .values import check_values
 
 __all__ = [
+    "check_detector",
     "check_output_dir",
     "check_run",
     "choose_device",
@@ -68,7 +70,7 @@ def check_run(
     with phase("checking the config"):
         check_values(cfg)
         _check_processes(cfg, eval_only, num_processes_per_machine, num_machines, machine_rank)
-        _check_detector(cfg)
+        check_detector(cfg)
         _check_files(cfg, eval_only, resume)
     with phase("checking the data sets"):
         check_datasets(cfg, eval_only=eval_only)
@@ -101,7 +103,9 @@ def _check_processes(
         )
 
 
-def _check_detector(cfg):
+def check_detector(cfg) -> None:
+    """Raise a :class:`UserError` for a detector, a backbone or a sample weighter that does not
+    exist, or does not go with the rest of the config. Looks at no file."""
     for key, name, registry in (
         ("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY),
         ("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY),
@@ -170,13 +174,11 @@ def _check_class_weights(cfg):
             "MODEL.SAMPLE_WEIGHTER.CLASS_WEIGHTS are all 0, so that no object counts; give the "
             "classes that are to be learned other weights."
         )
-    is_retinanet = "RetinaNet" in cfg.MODEL.META_ARCHITECTURE
-    section = "RETINANET" if is_retinanet else "ROI_HEADS"
-    num_classes = cfg.MODEL[section].NUM_CLASSES
-    if len(weights) not in (0, num_classes):
+    key, number = num_classes(cfg) or ("", len(weights))
+    if len(weights) not in (0, number):
         raise UserError(
             f"MODEL.SAMPLE_WEIGHTER.CLASS_WEIGHTS has {len(weights)} weights, but "
-            f"MODEL.{section}.NUM_CLASSES is {num_classes}; correct the one that is wrong."
+            f"{key} is {number}; correct the one that is wrong."
         )
 
 

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import load_config
+from ..config import flat_config, load_config, section_of
 from ..errors import UserError
 from ..files import check_is_file
 from . import records
-from .matrix import Matrix, Run, flat_config
+from .matrix import Matrix, Run
 
 __all__ = ["Known", "fingerprints", "read_known", "take_stock", "versions_text"]
 
@@ -35,13 +35,12 @@ def fingerprints(matrix: Matrix) -> dict[str, str]:
     for run in matrix.runs:  # sources come first
         config = run.settings["config"]
         name = config.get("MODEL.SAMPLE_WEIGHTER.NAME", "")  # none in Detectron2's own detectors
-        section = "MODEL.SWN." if name == "SWN" else f"MODEL.SAMPLE_WEIGHTER.{name.upper()}."
         settings = {
             **run.settings,
             "config": {
                 key: value
                 for key, value in config.items()
-                if key.startswith((section, "SOLVER.SWN.")) or value != defaults.get(key)
+                if key.startswith((section_of(name), "SOLVER.SWN.")) or value != defaults.get(key)
             },
             "source": run.source and result[run.source.name],
         }

@@ -3,22 +3,23 @@
 import difflib
 import re
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from detectron2.config import CfgNode
 
-from ..config import load_config
+from ..config import flat_config, load_config, section_of
 from ..data.sample_weights import without_weights
+from ..engine.setup import check_detector
 from ..engine.values import check_values
 from ..errors import UserError
 from ..files import read_yaml
 from ..own import import_file
+from ..weighting import SAMPLE_WEIGHTER_REGISTRY
 
-__all__ = ["CHECKPOINT", "Matrix", "Run", "flat_config", "load_matrix"]
+__all__ = ["CHECKPOINT", "Matrix", "Run", "load_matrix"]
 
 #: The name of the runs that the rows start from, where a matrix asks for that.
 CHECKPOINT = "checkpoint"
@@ -26,20 +27,13 @@ CHECKPOINT = "checkpoint"
 OWN_KEYS = ("SEED", "OUTPUT_DIR")
 #: What stands for the seed in a command, an argument or an override.
 SEED = "{seed}"
-# Weighters that read no section of the config but their own.
-_OF_THIS_PACKAGE = (
-    *("SWN", "Uniform", "OHEM", "FocalWeighting", "IoUBalanced", "PrimeSample", "KLLoss"),
-    "TaskUncertainty",
-)
 #: Arguments of train_net.py that the tool gives itself, or does not support.
 OWN_ARGUMENTS = (
     *("--config-file", "--resume", "--eval-only", "--num-machines", "--machine-rank", "--import"),
 )
-_METRICS = "a list like [bbox/AP, bbox/AP50, segm/AP75, bbox/AP-dog, voc/AP50]"
+_METRICS = "a list like [bbox/AP, bbox/AP50, segm/AP75, voc/AP50]"
 # Those of our evaluators can be checked before a run has them; others may be of an --import.
-_METRIC = re.compile(
-    r"(bbox|segm)/(AP(50|75|s|m|l)?|AP-.+)|voc/AP(50|75)?|(?!(bbox|segm|voc)/).*/.*"
-)
+_METRIC = re.compile(r"(bbox|segm)/AP(50|75|s|m|l)?|voc/AP(50|75)?|(?!(bbox|segm|voc)/).*/.*")
 
 
 @dataclass(frozen=True)
@@ -152,7 +146,7 @@ def load_matrix(file: str | Path, *, imports: Sequence[str] = ()) -> Matrix:
     data = top.take("data", _are_commands, "a list of commands", [])
     environment = top.take("environment", _is_environment, "a mapping from names to values", {})
     arguments = top.take("train_net_args", _are_scalars, "a list of arguments", [])
-    forbidden = [argument for argument in arguments if argument in OWN_ARGUMENTS]
+    forbidden = [word for word in map(str, arguments) if word.split("=")[0] in OWN_ARGUMENTS]
     if forbidden:
         raise top.error(f"train_net_args can't have {forbidden[0]}, which this tool gives itself.")
     for python_file in imports:
@@ -175,10 +169,10 @@ def load_matrix(file: str | Path, *, imports: Sequence[str] = ()) -> Matrix:
     specs = []
     if starting_point:
         section = _Section(checkpoint, f"{file}: {CHECKPOINT}")
-        specs.append(_RowSpec.read(CHECKPOINT, section, common, None, rows))
+        specs.append(_RowSpec.read(CHECKPOINT, section, common, None, rows, metrics))
     for name, content in rows.items():
         section = _Section(content, f"{file}: row {name!r}")
-        specs.append(_RowSpec.read(name, section, common, starting_point, rows))
+        specs.append(_RowSpec.read(name, section, common, starting_point, rows, metrics))
     return Matrix(
         file=Path(file),
         title=title,
@@ -191,11 +185,6 @@ def load_matrix(file: str | Path, *, imports: Sequence[str] = ()) -> Matrix:
         data=tuple(data),
         runs=_make_runs(specs, seeds, output, shared),
     )
-
-
-def flat_config(cfg: CfgNode) -> dict[str, Any]:
-    """A config as one level of plain values: {"SOLVER.MAX_ITER": 900, ...}."""
-    return dict(_flatten(yaml.safe_load(cfg.dump()), ""))
 
 
 def _resolve(config: str, overrides: Iterable[str]) -> dict[str, Any]:
@@ -214,19 +203,9 @@ def _unused_sections(cfg: CfgNode) -> tuple[str, ...]:
     if without_weights(cfg):
         return "MODEL.SAMPLE_WEIGHTER.", "MODEL.SWN.", "SOLVER.SWN."
     name = cfg.MODEL.SAMPLE_WEIGHTER.NAME
-    if name not in _OF_THIS_PACKAGE:  # a user's may read any key
-        return ()
-    sections = {n: f"MODEL.SAMPLE_WEIGHTER.{n.upper()}." for n in _OF_THIS_PACKAGE}
-    sections["SWN"] = "MODEL.SWN."
-    return tuple(section for n, section in sections.items() if n != name)
-
-
-def _flatten(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+    # Those of this package read no section but their own, one of a user's may read any.
+    ours = [n for n, c in SAMPLE_WEIGHTER_REGISTRY if c.__module__.startswith("swn_d2.")]
+    return tuple(section_of(n) for n in ours if n != name) if name in ours else ()
 
 
 @dataclass(frozen=True)
@@ -239,7 +218,7 @@ class _RowSpec:
     is_evaluation: bool
 
     @classmethod
-    def read(cls, name, section, common, starting_point, rows) -> "_RowSpec":
+    def read(cls, name, section, common, starting_point, rows, metrics) -> "_RowSpec":
         config = section.take("config", _is_text, "the path of a config file")
         own = section.take("overrides", _is_mapping, "a mapping from config keys to values", {})
         evaluated = None
@@ -261,10 +240,35 @@ class _RowSpec:
             overrides += [key, str(value)]
         try:
             values = _resolve(config, overrides)
-            check_values(load_config(config, overrides))  # not only when it is the row's turn
+            cfg = load_config(config, overrides)
+            check_values(cfg)  # not only when it is the row's turn
+            check_detector(cfg)
+            if name != CHECKPOINT:
+                _check_metrics(cfg, metrics)
         except UserError as error:
             raise section.error(str(error)) from error
         return cls(name, config, tuple(overrides), values, source, evaluated is not None)
+
+
+def _check_metrics(cfg: CfgNode, metrics: Sequence[str]) -> None:
+    """Raise a :class:`UserError` for a metric that no evaluation of this run can have."""
+    names = cfg.DATASETS.TEST
+    if not names:
+        raise UserError(
+            "DATASETS.TEST is empty, so that nothing would be measured; name a data set there."
+        )
+    for metric in metrics:
+        of_set = len(names) == 1 or metric.startswith(tuple(f"{name}/" for name in names))
+        if not of_set:
+            raise UserError(
+                f"DATASETS.TEST has several data sets, so that {metric} could be of any; write "
+                f"{names[0]}/{metric} among the metrics."
+            )
+        if "segm/" in metric and not cfg.MODEL.MASK_ON:
+            raise UserError(
+                f"{metric} needs masks, but MODEL.MASK_ON is False; take a detector with masks, or "
+                "the metric out."
+            )
 
 
 def _make_runs(specs: list[_RowSpec], seeds, output: Path, shared) -> tuple[Run, ...]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Work", "duration", "format_metric", "time_left"]
+__all__ = ["Work", "format_metric", "time_left"]
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,6 @@ def time_left(to_do: Sequence[Work], done: Sequence[Work], jobs: int) -> float |
         elif work.iterations:
             return None
     return max(sum(each) / jobs, max(each, default=0.0))
-
-
-def duration(seconds: float) -> str:
-    """In words: "40 s", "12 min" or "3 h 5 min"."""
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def format_metric(metrics: Mapping[str, float | None], metric: str) -> str:

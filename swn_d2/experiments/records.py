@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import load_config
+from ..config import flat_config, load_config
 from ..engine.setup import trace_of_training
 from ..errors import UserError
 from ..files import read_json, write_text
-from .matrix import Run, flat_config
+from .matrix import Run
 
 __all__ = [
     "Holder",

@@ -7,10 +7,10 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import write_text
+from ..shell import duration
 from .known import Known, fingerprints, take_stock, versions_text
 from .matrix import CHECKPOINT, Matrix
 from .plot import plot_rows
-from .progress import duration
 from .summary import Difference, Summary, paired_difference
 
 __all__ = ["collect", "summarize", "write_results"]

@@ -16,11 +16,11 @@ from typing import Any
 
 from ..engine.environment import surroundings
 from ..errors import UserError
-from ..shell import join_words
+from ..shell import duration, join_words
 from . import records
 from .known import Known, take_stock
 from .matrix import Matrix, Run
-from .progress import Work, duration, format_metric, time_left
+from .progress import Work, format_metric, time_left
 
 __all__ = ["Runner", "describe", "parse_evaluation"]
 
@@ -144,9 +144,13 @@ class Runner:
             if words[0] == "python":
                 words[0] = sys.executable
             try:
-                code = subprocess.run(words, env=self._environment()).returncode
+                process = subprocess.Popen(words, env=self._environment())
             except OSError as error:
                 raise UserError(f"cannot run {words[0]!r} (data): {error.strerror}.") from error
+            while (code := process.poll()) is None:
+                if self.signal is not None:
+                    process.terminate()
+                time.sleep(0.05)
             if code and self.signal is None:
                 raise UserError(f"the command above failed with exit status {code} (data).")
 

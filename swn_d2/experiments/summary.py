@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ..errors import UserError
+from ..errors import require_scipy
 
 __all__ = ["Difference", "Summary", "half_width", "paired_difference"]
 
@@ -59,12 +59,9 @@ def half_width(values: Iterable[float]) -> float | None:
     values = list(values)
     if len(values) < 2:
         return None
-    try:
-        from scipy.special import stdtrit
-    except ImportError:
-        raise UserError(
-            "the intervals need SciPy, which is not installed. Install it with: pip install scipy"
-        ) from None
+    require_scipy()
+    from scipy.special import stdtrit
+
     quantile = float(stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2))
     return quantile * statistics.stdev(values) / math.sqrt(len(values))
 

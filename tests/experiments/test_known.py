@@ -182,17 +182,17 @@ def test_new_keys(write_matrix, monkeypatch):
         return fingerprints(load_matrix(write_matrix(**changes)))["plain, seed 1"]
 
     before = fingerprint()
-    hardest = fingerprint(common={"MODEL.SAMPLE_WEIGHTER.NAME": "OHEM"})
+    balanced = fingerprint(common={"MODEL.SAMPLE_WEIGHTER.NAME": "IoUBalanced"})
 
     def with_new_keys(cfg):
         add_swn_config(cfg)
         cfg.MODEL.NMS.NEW = 1.0
-        cfg.MODEL.SAMPLE_WEIGHTER.OHEM.NEW = 1.0
+        cfg.MODEL.SAMPLE_WEIGHTER.IOUBALANCED.NEW = 1.0
 
     monkeypatch.setattr(config, "add_swn_config", with_new_keys)
     assert fingerprint() == before
     assert fingerprint(common={"MODEL.NMS.NEW": 2.0}) != before
-    assert fingerprint(common={"MODEL.SAMPLE_WEIGHTER.NAME": "OHEM"}) != hardest
+    assert fingerprint(common={"MODEL.SAMPLE_WEIGHTER.NAME": "IoUBalanced"}) != balanced
 
 
 def test_keys_of_weighters_that_a_run_does_not_have(write_matrix, monkeypatch):
@@ -205,7 +205,7 @@ def test_keys_of_weighters_that_a_run_does_not_have(write_matrix, monkeypatch):
     lambda_box = {"MODEL.SWN.LAMBDA_BOX": 0.1}
     for common, is_same in (
         ({"MODEL.ROI_HEADS.NAME": "StandardROIHeads"}, True),
-        ({"MODEL.SAMPLE_WEIGHTER.NAME": "OHEM"}, True),
+        ({"MODEL.SAMPLE_WEIGHTER.NAME": "IoUBalanced"}, True),
         ({"MODEL.SAMPLE_WEIGHTER.NAME": "SWN"}, False),
         ({"MODEL.SAMPLE_WEIGHTER.NAME": "Mine"}, False),
     ):
@@ -215,8 +215,7 @@ def test_keys_of_weighters_that_a_run_does_not_have(write_matrix, monkeypatch):
                 SAMPLE_WEIGHTER_REGISTRY, "_obj_map", {**SAMPLE_WEIGHTER_REGISTRY._obj_map, **mine}
             )
         assert (fingerprint(**common) == fingerprint(**common, **lambda_box)) == is_same, common
-    num_samples = {"MODEL.SAMPLE_WEIGHTER.OHEM.NUM_SAMPLES": 7}
-    assert fingerprint() == fingerprint(**num_samples)
+    assert fingerprint() == fingerprint(**{"MODEL.SAMPLE_WEIGHTER.OHEM.NUM_SAMPLES": 7})
 
 
 def test_lines_that_are_not_used_are_counted(write_matrix, made_elsewhere):

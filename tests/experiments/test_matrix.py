@@ -32,8 +32,29 @@ def test_runs_are_rows_times_seeds(write_matrix, config_file, tmp_path):
 
 
 def test_metrics_of_every_evaluator(write_matrix):
-    metrics = ["bbox/AP", "segm/APl", "bbox/AP-potted plant", "voc/AP50", "mine/score"]
-    assert load_matrix(write_matrix(metrics=metrics)).metrics == tuple(metrics)
+    metrics = ["bbox/AP", "segm/APl", "voc/AP50", "mine/score"]
+    matrix = load_matrix(write_matrix(metrics=metrics, common={"MODEL.MASK_ON": True}))
+    assert matrix.metrics == tuple(metrics)
+    metrics = ["one/bbox/AP", "two/bbox/AP"]
+    matrix = load_matrix(write_matrix(metrics=metrics, common={"DATASETS.TEST": ["one", "two"]}))
+    assert matrix.metrics == tuple(metrics)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"common": {"DATASETS.TEST": []}}, "nothing would be measured"),
+        ({"common": {"DATASETS.TEST": ["one", "two"]}}, "write one/bbox/AP among the metrics"),
+        ({"metrics": ["segm/AP"]}, "segm/AP needs masks"),
+        ({"metrics": ["bbox/AP-dog"]}, "it must be a list like"),
+        ({"common": {"MODEL.ROI_HEADS.NAME": "Nope"}}, "ROI_HEADS.NAME is 'Nope', which does not"),
+        ({"common": {"MODEL.SWN.TASKS": ["klass"]}}, "TASKS"),
+        ({"train_net_args": ["--config-file=x.yaml"]}, "can't have --config-file=x.yaml"),
+    ],
+)
+def test_what_no_run_could_do(write_matrix, changes, message):
+    with pytest.raises(UserError, match=message):
+        load_matrix(write_matrix(**changes))
 
 
 def test_code_of_ones_own(write_matrix, tmp_path, monkeypatch):

@@ -1,6 +1,6 @@
 import pytest
 
-from swn_d2.experiments.progress import Work, duration, time_left
+from swn_d2.experiments.progress import Work, time_left
 from swn_d2.experiments.runner import parse_evaluation
 
 
@@ -26,13 +26,6 @@ def test_evaluations_are_measured_by_evaluations():
     assert time_left([Work("soft", 0)], done[:1], 1) == 0
     assert time_left([Work("a", 1)], done[1:], 1) is None
     assert time_left([], done, 1) == 0
-
-
-@pytest.mark.parametrize(
-    "seconds, text", [(40.4, "40 s"), (99, "99 s"), (150, "2 min"), (11100, "3 h 5 min")]
-)
-def test_durations_in_words(seconds, text):
-    assert duration(seconds) == text
 
 
 def log(*lines):

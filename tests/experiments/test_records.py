@@ -57,7 +57,7 @@ def test_what_does_not_change_a_run_is_not_refused(write_matrix):
     del start["settings"]["config"]["MODEL.SWN.CLAMP"]
     start["settings"]["config"]["MODEL.SWN.GONE"] = 1
     # And whose default of a weighter that the run does not use was another.
-    start["settings"]["config"]["MODEL.SAMPLE_WEIGHTER.OHEM.NUM_SAMPLES"] = 7
+    start["settings"]["config"]["MODEL.SAMPLE_WEIGHTER.IOUBALANCED.CLS_POWER"] = 7.0
     file.write_text(json.dumps(start))
     more = write_matrix(seeds=[3, 2, 1], title="Other", metrics=["bbox/APl"])
     assert sum(": done" in line for line in describe(load_matrix(more), "train_net.py")) == 4
@@ -67,14 +67,16 @@ def test_what_does_not_change_a_run_is_not_refused(write_matrix):
 
 
 def test_a_changed_default_of_its_own_weighter_is_refused(write_matrix):
-    common = {"MODEL.SAMPLE_WEIGHTER.NAME": "OHEM"}
+    common = {"MODEL.SAMPLE_WEIGHTER.NAME": "IoUBalanced"}
     matrix = load_matrix(write_matrix(common=common))
     finish(matrix, APS)
     file = matrix.runs[0].folder / "run.json"
     start = json.loads(file.read_text())
-    start["settings"]["config"]["MODEL.SAMPLE_WEIGHTER.OHEM.NUM_SAMPLES"] = 7
+    start["settings"]["config"]["MODEL.SAMPLE_WEIGHTER.IOUBALANCED.CLS_POWER"] = 7.0
     file.write_text(json.dumps(start))
-    assert "OHEM.NUM_SAMPLES 7, but the matrix now gives" in refusal(write_matrix(common=common))
+    assert "IOUBALANCED.CLS_POWER 7.0, but the matrix now gives" in refusal(
+        write_matrix(common=common)
+    )
 
 
 def test_another_checkpoint_is_refused(write_matrix, config_file):

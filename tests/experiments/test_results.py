@@ -105,8 +105,8 @@ def test_no_results_or_not_the_metric(write_matrix):
     with pytest.raises(UserError, match="has no results yet"):
         write_results(matrix, collect(matrix), "command")
     finish(matrix, APS)
-    matrix = load_matrix(write_matrix(metrics=["segm/AP"]))
-    with pytest.raises(UserError, match="plain, seed 1 has no metric segm/AP, but bbox/AP, bbox/"):
+    matrix = load_matrix(write_matrix(metrics=["voc/AP"]))
+    with pytest.raises(UserError, match="plain, seed 1 has no metric voc/AP, but bbox/AP, bbox/"):
         write_results(matrix, collect(matrix), "command")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from swn_d2.config import num_classes
 from swn_d2.data.datasets import origin_of, unknown_dataset
 from swn_d2.data.voc import VOC_EVALUATOR_TYPE
 from swn_d2.errors import UserError
@@ -118,12 +119,7 @@ def _forgotten(train: Sequence[str], name: str) -> str:
 
 
 def _check_num_classes(cfg: CfgNode, name: str, classes: int) -> None:
-    if "RetinaNet" in cfg.MODEL.META_ARCHITECTURE:
-        key, expected = "MODEL.RETINANET.NUM_CLASSES", cfg.MODEL.RETINANET.NUM_CLASSES
-    elif "RCNN" in cfg.MODEL.META_ARCHITECTURE:
-        key, expected = "MODEL.ROI_HEADS.NUM_CLASSES", cfg.MODEL.ROI_HEADS.NUM_CLASSES
-    else:
-        return
+    key, expected = num_classes(cfg) or ("", classes)
     if classes != expected:
         raise UserError(
             f"Data set {name} has {classes} categories, but {key} is {expected}. "
