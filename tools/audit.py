@@ -2,6 +2,7 @@
 """Find the wrong annotations of the data set that a detector was trained on. See docs/audit.md."""
 
 import argparse
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ with user_errors_exit():
     require_scikit_learn()
 
 from detectron2.config import CfgNode
+from detectron2.utils.file_io import PathManager
 
 from swn_d2.analysis.predictions import load_run_config
 from swn_d2.audit.annotations import Annotations
@@ -169,8 +171,11 @@ def start_weights(run: str) -> str:
     if not os.path.isdir(run):
         return ""
     weights = load_config(os.path.join(run, "config.yaml")).MODEL.WEIGHTS
-    if not weights or os.path.isfile(weights):
-        return weights
+    if not weights:
+        return ""
+    with contextlib.suppress(Exception):  # of any kind, where a URL leads nowhere
+        if os.path.isfile(PathManager.get_local_path(weights)):
+            return weights
     print(
         f"{weights}, from which the training started, is not there: the trained backbone looks at "
         "the objects instead of one that has not seen the annotations."

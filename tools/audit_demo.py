@@ -10,7 +10,6 @@ from pathlib import Path
 
 from demo import run, train
 
-from swn_d2.data import digit_scenes_root
 from swn_d2.errors import (
     add_debug_argument,
     phase,
@@ -19,6 +18,13 @@ from swn_d2.errors import (
     require_scikit_learn,
     user_errors_exit,
 )
+
+with user_errors_exit():
+    require_detectron2()
+    require_matplotlib()
+    require_scikit_learn()
+
+from swn_d2.data import digit_scenes_root
 
 CONFIG = "configs/Quickstart/faster_rcnn_tiny_FPN.yaml"
 OUTPUT = Path("output/audit_demo")
@@ -29,9 +35,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_debug_argument(parser)
     parser.parse_args()
-    require_detectron2()
-    require_matplotlib()
-    require_scikit_learn()
     start = time.monotonic()
     run("tools/make_digit_scenes.py")
     root = digit_scenes_root()

@@ -16,10 +16,14 @@ same round. "limit 100" knows beforehand that no more than 100 detections are wa
 
 import argparse
 
+from swn_d2.errors import UserError, add_debug_argument, phase, require_detectron2, user_errors_exit
+
+with user_errors_exit():
+    require_detectron2()
+
 import torch
 
 from swn_d2.checks.suppression import candidates, methods, time_methods
-from swn_d2.errors import UserError, add_debug_argument, phase, user_errors_exit
 
 
 def argument_parser() -> argparse.ArgumentParser:

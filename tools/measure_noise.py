@@ -14,6 +14,19 @@ that the noisy one has the larger.
 import argparse
 from pathlib import Path
 
+from swn_d2.errors import (
+    UserError,
+    add_debug_argument,
+    phase,
+    require_detectron2,
+    require_scipy,
+    user_errors_exit,
+)
+
+with user_errors_exit():
+    require_detectron2()
+    require_scipy()
+
 import numpy as np
 import torch
 from detectron2.data import DatasetCatalog
@@ -25,7 +38,6 @@ from swn_d2 import SWNTrainer
 from swn_d2.analysis.run_folder import RunFolder
 from swn_d2.data import load_training_set, unknown_dataset
 from swn_d2.engine import SafeCheckpointer, choose_device
-from swn_d2.errors import UserError, add_debug_argument, phase, user_errors_exit
 from swn_d2.own import add_own_arguments, register_own
 from swn_d2.recording import sample_columns, weighters_of
 

@@ -10,6 +10,11 @@ import argparse
 from functools import partial
 from statistics import median
 
+from swn_d2.errors import UserError, add_debug_argument, phase, require_detectron2, user_errors_exit
+
+with user_errors_exit():
+    require_detectron2()
+
 import torch
 from torch import nn
 
@@ -17,7 +22,6 @@ from swn_d2 import load_config
 from swn_d2.checks.clock import alternate, ratio
 from swn_d2.checks.detectors import build_detector, random_picture
 from swn_d2.checks.precision import forward
-from swn_d2.errors import UserError, add_debug_argument, phase, user_errors_exit
 from swn_d2.own import add_import_argument, import_file
 
 

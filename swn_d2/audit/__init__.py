@@ -1,4 +1,5 @@
-"""Finding the wrong annotations of a data set by a detector that was trained on it.
+"""Finding the wrong annotations of a data set by a detector that was trained on it, or before that
+by a backbone.
 
 annotations + detector -> evidence -> suspicions -> audit -> files and a page (-> decisions)
 """

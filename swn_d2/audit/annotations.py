@@ -48,6 +48,17 @@ class Annotations:
                 "and --dataset."
             )
         content = read_coco(metadata.json_file)
+        info = content.get("info")
+        if info is not None and not isinstance(info, dict):
+            raise UserError(
+                f'{metadata.json_file}: "info" is not an object, in which an audit notes which '
+                "files are its own; write {} there, or take it out."
+            )
+        if len({isinstance(category["id"], str) for category in content["categories"]}) > 1:
+            raise UserError(
+                f"{metadata.json_file} has categories with numbers and with texts for ids, which "
+                "have no order; give all of them numbers."
+            )
         return cls(Path(metadata.json_file), Path(metadata.image_root), content)
 
     @cached_property
@@ -126,7 +137,7 @@ class Annotations:
         if (width, height) != (image["width"], image["height"]):
             raise UserError(
                 f"{file} is {width}x{height} pixels, but {self.file} says "
-                f"{image['width']}x{image['height']}: put the picture there that was trained on."
+                f"{image['width']}x{image['height']}: put the picture there that was annotated."
             )
         return pixels
 

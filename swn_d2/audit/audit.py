@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from detectron2.config import CfgNode
+from torch import nn
 
 from ..config import num_classes
 from ..errors import UserError
@@ -13,9 +14,14 @@ from .appearance import build_viewer, gather_appearance
 from .evidence import Evidence, build_judge, gather_evidence
 from .misplaced_boxes import MisplacedBoxes, find_misplaced_boxes, find_unexpected_boxes
 from .objects import MissingObjects, find_duplicates, find_missing_objects
-from .placements import Placements, gather_placements
+from .placements import gather_placements
 from .shares import Estimate
-from .wrong_classes import WrongClasses, find_wrong_classes
+from .wrong_classes import (
+    WrongClasses,
+    can_be_confused,
+    check_are_enough,
+    find_wrong_classes,
+)
 
 __all__ = [
     "DUPLICATE",
@@ -24,7 +30,6 @@ __all__ = [
     "MISSING_OBJECT",
     "WRONG_CLASS",
     "Audit",
-    "audit_annotations",
     "audit_before_training",
     "audit_run",
     "training_annotations",
@@ -38,7 +43,7 @@ MISSING_OBJECT = "missing object"
 
 @dataclass(frozen=True)
 class Audit:
-    """What a detector says of the annotations that it was trained on.
+    """What a detector says of the annotations that it was trained on, or a backbone before that.
 
     Attributes:
         annotations: the N that were examined.
@@ -138,6 +143,7 @@ def audit_run(
         UserError: the weights or a picture can't be read, or the detector has not learned enough
             to judge.
     """
+    check_are_enough(annotations.classes, annotations.image)
     judge = build_judge(cfg)
     viewer = judge.model
     if start_weights:
@@ -145,11 +151,7 @@ def audit_run(
         cfg.MODEL.WEIGHTS = start_weights
         viewer = build_viewer(cfg)
     evidence = gather_evidence(judge, annotations, tick=tick)
-    appearance = gather_appearance(viewer, annotations, cfg.INPUT.FORMAT, tick=tick)
-    placements = None
-    if localise:
-        placements = gather_placements(viewer, annotations, cfg.INPUT.FORMAT, tick=tick)
-    return audit_annotations(evidence, appearance, annotations, placements)
+    return _audit(evidence, viewer, annotations, cfg.INPUT.FORMAT, localise=localise, tick=tick)
 
 
 def audit_before_training(
@@ -176,54 +178,57 @@ def audit_before_training(
             "MODEL.WEIGHTS is empty: before a training, a pretrained backbone judges the "
             "annotations; give its weights with --weights FILE."
         )
-    viewer, placements = build_viewer(cfg), None
-    appearance = gather_appearance(viewer, annotations, cfg.INPUT.FORMAT, tick=tick)
-    if localise:
-        placements = gather_placements(viewer, annotations, cfg.INPUT.FORMAT, tick=tick)
-    return audit_annotations(None, appearance, annotations, placements)
+    check_are_enough(annotations.classes, annotations.image)
+    viewer = build_viewer(cfg)
+    return _audit(None, viewer, annotations, cfg.INPUT.FORMAT, localise=localise, tick=tick)
 
 
-def audit_annotations(
+def _audit(
     evidence: Evidence | None,
-    appearance: np.ndarray,
+    viewer: nn.Module,
     annotations: Annotations,
-    placements: Placements | None = None,
+    input_format: str,
+    *,
+    localise: bool,
+    tick: Callable[[int], None],
 ) -> Audit:
-    """Judge all annotations by what is known of them.
+    """What both ways of an audit share.
 
     Args:
-        evidence: what a trained detector makes of them, if there is one.
-        appearance: see :func:`.appearance.gather_appearance`.
-        placements: what localisers make of the boxes, if they are to judge them.
+        evidence: what a trained detector makes of the annotations, if there is one.
+        viewer: a detector with the backbone that looks at objects.
     """
-    duplicates, earlier = find_duplicates(annotations)
-    of_classes = appearance, annotations.classes, annotations.image
-    if placements is not None:
+    seen = annotations, input_format
+    number, num_classes = len(annotations.ids), len(annotations.category_ids)
+    before_training = evidence is None
+    log_probs = np.zeros((number, num_classes)) if before_training else evidence.log_probs
+    appearance = np.zeros((number, 0, 0))
+    if can_be_confused(annotations.classes):
+        appearance = gather_appearance(viewer, *seen, tick=tick)
+    classes = find_wrong_classes(
+        log_probs,
+        appearance,
+        annotations.classes,
+        annotations.image,
+        before_training=before_training,
+    )
+    # Last, since localisers take the longest.
+    if localise:
+        placements = gather_placements(viewer, *seen, tick=tick)
         boxes = find_unexpected_boxes(placements, annotations.image)
-    elif evidence is not None:
-        boxes = find_misplaced_boxes(evidence, annotations.image)
-    else:
+    elif before_training:
         boxes = MisplacedBoxes.unknown(annotations.boxes)
-    if evidence is None:
-        shape = len(annotations.ids), len(annotations.category_ids)
-        unknown = np.full(shape, -np.log(shape[1]))
-        return Audit(
-            annotations,
-            # It errs more often than a detector that was trained for these classes.
-            find_wrong_classes(unknown, *of_classes, clear=0.1),
-            boxes,
-            MissingObjects.unknown(),
-            duplicates,
-            earlier,
-            before_training=True,
-            localised=placements is not None,
-        )
+    else:
+        boxes = find_misplaced_boxes(evidence, annotations.image)
+    missing = MissingObjects.unknown()
+    if not before_training:
+        missing = find_missing_objects(evidence, annotations)
     return Audit(
         annotations,
-        find_wrong_classes(evidence.log_probs, *of_classes),
+        classes,
         boxes,
-        find_missing_objects(evidence, annotations),
-        duplicates,
-        earlier,
-        localised=placements is not None,
+        missing,
+        *find_duplicates(annotations),
+        before_training=before_training,
+        localised=localise,
     )

@@ -230,7 +230,7 @@ def _rows(audit: Audit) -> list[dict[str, Any]]:
             }
             if boxes_are_judged:
                 row["likeliest"]["bbox"] = to_xywh(audit.boxes.suggestion[i])
-            if kind == WRONG_CLASS and len(annotations.category_ids) > 1:
+            if kind == WRONG_CLASS and suspicion[i] > 0 and len(annotations.category_ids) > 1:
                 row["suggested_category_id"] = annotations.category_ids[suggestion[i]]
             elif kind == MISPLACED_BOX:
                 row["suggested_bbox"] = to_xywh(audit.boxes.suggestion[i])

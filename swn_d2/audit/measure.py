@@ -9,18 +9,19 @@ import numpy as np
 import torch
 from detectron2.structures import Boxes, pairwise_iou
 
-from ..data.noise import JITTERED_BOX, KINDS, MISSING_OBJECT, NOISE, WRONG_CLASS
+from ..data import noise
 from ..errors import UserError
 from ..files import read_json
 from .annotations import to_xyxy
-from .earlier import is_audit
+from .audit import DUPLICATE, KINDS, MISPLACED_BOX, WRONG_CLASS
+from .earlier import VERSION, is_audit
 
 __all__ = ["Measured", "measure_annotations", "measure_missing", "read_audit"]
 
 _FIRST = 100
 _FOUND = 0.5  # IoU
 #: What an audit's kinds are in the truth.
-_NOISE_OF = {"wrong class": (WRONG_CLASS,), "misplaced box": (JITTERED_BOX,), "duplicate": ()}
+_NOISE_OF = {WRONG_CLASS: (noise.WRONG_CLASS,), MISPLACED_BOX: (noise.JITTERED_BOX,), DUPLICATE: ()}
 
 
 class Measured(NamedTuple):
@@ -53,14 +54,16 @@ def read_audit(file: Path, truth: Path) -> tuple[dict, list[dict]]:
     """
     audit, true = read_json(file), read_json(truth)
     if not is_audit(audit):
-        raise UserError(f"{file} is no audit of version 1; give the audit.json of tools/audit.py.")
+        raise UserError(
+            f"{file} is no audit of version {VERSION}; give the audit.json of tools/audit.py."
+        )
     if not (
         _are_rows(audit, "annotations", _is_annotation) and _are_rows(audit, "missing", _is_box)
     ):
         raise UserError(f"{file} is damaged, or was changed; audit again.")
     is_truth = isinstance(true, dict) and _are_rows(true, "annotations", _is_true)
     annotations = true["annotations"] if is_truth else []
-    if not any(NOISE in a for a in annotations):
+    if not any(noise.NOISE in a for a in annotations):
         raise UserError(
             f"{truth} does not say which annotations are noisy; give the .truth.json that "
             "tools/add_noise.py wrote."
@@ -83,9 +86,9 @@ def _are_rows(content: dict, key: str, is_row: Callable[[dict], bool]) -> bool:
 
 def _is_annotation(row: dict) -> bool:
     hash(row["id"])
-    # Those without a kind are left out.
-    suspicions = [] if row["kind"] is None else [row["suspicion"], *row["suspicions"].values()]
-    return all(map(math.isfinite, suspicions))
+    if row["kind"] is None:  # it is left out
+        return True
+    return all(map(math.isfinite, [row["suspicion"], *(row["suspicions"][k] for k in KINDS)]))
 
 
 def _is_box(row: dict) -> bool:
@@ -95,7 +98,13 @@ def _is_box(row: dict) -> bool:
 
 def _is_true(annotation: dict) -> bool:
     hash(annotation["id"])
-    return isinstance(annotation.get(NOISE, []), list)
+    of_it = annotation.get(noise.NOISE, [])
+    if not isinstance(of_it, list):
+        return False
+    if noise.MISSING_OBJECT in of_it:
+        hash(annotation["image_id"])
+        return len(annotation["bbox"]) == 4 and all(map(math.isfinite, annotation["bbox"]))
+    return True
 
 
 def measure_annotations(audit: dict, truth: list[dict], kind: str | None = None) -> Measured:
@@ -105,8 +114,8 @@ def measure_annotations(audit: dict, truth: list[dict], kind: str | None = None)
         kind: looks at the suspicion of this kind alone, and at the noise that is of it; by default
             at the largest suspicion, and at any noise.
     """
-    of_kind = _NOISE_OF.get(kind, KINDS)
-    noisy = {a["id"] for a in truth if not set(of_kind).isdisjoint(a.get(NOISE, ()))}
+    of_kind = _NOISE_OF.get(kind, noise.KINDS)
+    noisy = {a["id"] for a in truth if not set(of_kind).isdisjoint(a.get(noise.NOISE, ()))}
     rows = [row for row in audit["annotations"] if row["kind"] is not None]
     suspicion = np.array([row["suspicions"][kind] if kind else row["suspicion"] for row in rows])
     wrong = np.array([row["id"] in noisy for row in rows])
@@ -126,7 +135,7 @@ def measure_missing(audit: dict, truth: list[dict]) -> Measured:
     suggested, and each only once."""
     missing: dict[object, list[list[float]]] = {}
     for annotation in truth:
-        if MISSING_OBJECT in annotation.get(NOISE, []):
+        if noise.MISSING_OBJECT in annotation.get(noise.NOISE, []):
             missing.setdefault(annotation["image_id"], []).append(annotation["bbox"])
     number = sum(map(len, missing.values()))
     rows = sorted(audit["missing"], key=lambda row: -row["suspicion"])

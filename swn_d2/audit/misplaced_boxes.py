@@ -25,7 +25,8 @@ class MisplacedBoxes:
 
     Attributes:
         suspicion: (N,) probability that the box is badly placed.
-        suggestion: (N, 4) float32, where the detector has the object, XYXY in pixels.
+        suggestion: (N, 4) float32, where the object is, XYXY in pixels; as annotated if nobody
+            knows.
         share: of the badly placed boxes among all, at most: no more than a bound. Where nothing
             can be said it is 0, from 0 to 1.
     """

@@ -36,15 +36,13 @@ class Placements:
     """About N annotations, each with D decoys.
 
     Attributes:
-        placed: (N, 1 + D, 4) float32, the annotated box and its decoys, XYXY in pixels.
-        contrasts: (N, 1 + D, 4) float32, logarithms of the density with which the left, upper,
-            right and lower side are expected where they are, against the mean density of all places
-            that they could have been moved there from.
+        contrasts: (N, 1 + D, 4) float32, of the annotated box and its decoys: logarithms of the
+            density with which the left, upper, right and lower side are expected where they are,
+            against the mean density of all places that they could have been moved there from.
         located: (N, 4) float32 where the object is, XYXY in pixels: the medians of where the sides
             of the annotated box could have been moved from.
     """
 
-    placed: np.ndarray
     contrasts: np.ndarray
     located: np.ndarray
 
@@ -78,7 +76,7 @@ def gather_placements(
     located = annotations.boxes.copy()
     pictures = np.random.default_rng(0).permutation(np.unique(annotations.image))
     if len(pictures) < _FOLDS:
-        return Placements(placed, contrasts, located)
+        return Placements(contrasts, located)
     fold_of = np.zeros(len(annotations.images), np.int64)
     fold_of[pictures] = np.arange(len(pictures)) % _FOLDS
     folds = fold_of[annotations.image]
@@ -104,7 +102,7 @@ def gather_placements(
             "the localiser predicts values that are not finite (NaN): its training has diverged. "
             "Give other weights, or leave --boxes out."
         )
-    return Placements(placed, contrasts, located)
+    return Placements(contrasts, located)
 
 
 def _placed(annotations: Annotations) -> np.ndarray:

@@ -8,13 +8,15 @@ from ..errors import UserError
 from .confusions import evenly, learn_confusions, posterior, unconfused
 from .shares import Estimate, mean_shifted_to, share_of
 
-__all__ = ["WrongClasses", "find_wrong_classes"]
+__all__ = ["WrongClasses", "can_be_confused", "check_are_enough", "find_wrong_classes"]
 
 _FOLDS = 5
 _INVERSE_PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3)  # scikit-learn's C
 _COMPONENTS = 60  # principal ones, of a view
 _LARGEST_SHARE = 0.6  # beyond it the detector is more likely to be wrong than the annotations
 _FEWEST = 50  # annotations
+# The part of the objects, those with the clearest class, that tells the share of wrong ones.
+_CLEAR, _CLEAR_TO_A_BACKBONE = 1 / 3, 0.1
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,32 @@ class WrongClasses:
     share: Estimate
 
 
+def can_be_confused(classes: np.ndarray) -> bool:
+    """Whether annotations are of two classes or more, so that one can be taken for another."""
+    return len(np.unique(classes)) > 1
+
+
+def check_are_enough(classes: np.ndarray, pictures: np.ndarray) -> None:
+    """Raise a :class:`UserError` if there are too few annotations to learn from what is usual.
+
+    Args:
+        classes, pictures: (N,) of the annotations.
+    """
+    number, num_pictures = len(classes), len(np.unique(pictures))
+    if can_be_confused(classes) and (number < _FEWEST or num_pictures < _FOLDS):
+        raise UserError(
+            f"there are {number} annotations in {num_pictures} pictures, too few to learn from "
+            f"what is usual; audit a data set with at least {_FEWEST} in {_FOLDS}."
+        )
+
+
 def find_wrong_classes(
     log_probs: np.ndarray,
     appearance: np.ndarray,
     classes: np.ndarray,
     pictures: np.ndarray,
     *,
-    clear: float = 1 / 3,
+    before_training: bool = False,
 ) -> WrongClasses:
     """Weigh what an object looks like against how often annotations are wrong.
 
@@ -58,38 +79,38 @@ def find_wrong_classes(
        the logits are shifted until the mean of all is the share.
 
     Args:
-        log_probs: (N, K) logarithms of the detector's probabilities; all alike if there is none.
+        log_probs: (N, K) logarithms of the detector's probabilities.
         appearance: (N, V, C) V views of each object, in a backbone's features; V may be 0.
         classes: (N,) as they are annotated.
         pictures: (N,) the picture of each.
-        clear: the part of the objects in step 2.
+        before_training: there is no detector, and its probabilities are all alike. A backbone that
+            was not trained for these classes errs more often, so that the part of the objects in
+            step 2 is smaller.
 
     Raises:
-        UserError: there are too few annotations, or the detector disagrees with most of them.
+        UserError: there are too few annotations, or what judges disagrees with most of them.
     """
+    check_are_enough(classes, pictures)
     num_objects, num_classes = log_probs.shape
-    present = np.unique(classes)
-    if len(present) < 2:  # nothing to be confused with
+    if not can_be_confused(classes):
         probs = np.zeros((num_objects, num_classes))
         probs[np.arange(num_objects), classes] = 1
         return WrongClasses(np.zeros(num_objects), probs, Estimate(0.0, 0.0, 0.0))
-    if num_objects < _FEWEST or len(np.unique(pictures)) < _FOLDS:
-        raise UserError(
-            f"there are {num_objects} annotations in {len(np.unique(pictures))} pictures, too few "
-            f"to learn from what is usual; audit a data set with at least {_FEWEST} in {_FOLDS}."
-        )
     regression = _Regression(log_probs, appearance, classes, pictures)
     noisy = regression.predict(np.ones(num_objects))
     second, first = np.sort(noisy, axis=1)[:, -2:].T
+    clear = _CLEAR_TO_A_BACKBONE if before_training else _CLEAR
     is_clear = first / second >= np.quantile(first / second, 1 - clear)
     disagrees = noisy.argmax(axis=1) != classes
     share = share_of(int(disagrees[is_clear].sum()), int(is_clear.sum()))
     # With K classes, (K - 1) / K of those of a guesser are wrong.
     if share.value > min(_LARGEST_SHARE, 0.9 * (1 - 1 / num_classes)):
+        who, remedy = "detector", "Train it longer, or start from a better backbone."
+        if before_training:
+            who, remedy = "backbone", "Give weights of a better one with --weights FILE."
         raise UserError(
-            f"the detector disagrees with {share.value:.0%} of the classes that it is surest of: "
-            "it has not learned enough to judge annotations. Train it longer, or start from a "
-            "better backbone."
+            f"the {who} disagrees with {share.value:.0%} of the classes that it is surest of: it "
+            f"has not learned enough to judge annotations. {remedy}"
         )
     probs = unconfused(noisy, evenly(share.value, num_classes))
     confusions = learn_confusions(probs, classes, share.value, regression.folds)

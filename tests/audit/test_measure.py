@@ -7,7 +7,7 @@ from swn_d2.errors import UserError
 
 
 def row(id_, suspicion):
-    suspicions = {"wrong class": suspicion, "misplaced box": 0.1}
+    suspicions = {"wrong class": suspicion, "misplaced box": 0.1, "duplicate": 0}
     return {"id": id_, "kind": "wrong class", "suspicion": suspicion, "suspicions": suspicions}
 
 
@@ -68,7 +68,9 @@ def test_missing():
         ({**AUDIT, "annotations": [row([0], 0.5)]}, TRUTH, "audit.json is damaged"),
         ({**AUDIT, "missing": [{"image_id": 1}]}, TRUTH, "audit.json is damaged"),
         ({**AUDIT, "missing": [{**AUDIT["missing"][0], "bbox": "abcd"}]}, TRUTH, "is damaged"),
+        ({**AUDIT, "annotations": [{**row(0, 0.5), "suspicions": {}}]}, TRUTH, "is damaged"),
         (AUDIT, None, "does not say which annotations are noisy"),
+        (AUDIT, [{"id": 0, "noise": ["missing object"]}], "does not say which annotations are"),
         (AUDIT, [5], "does not say which annotations are noisy"),
         (AUDIT, [{"noise": []}], "does not say which annotations are noisy"),
         (AUDIT, [{"id": 0, "noise": 5}], "does not say which annotations are noisy"),

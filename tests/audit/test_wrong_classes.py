@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from swn_d2.audit import wrong_classes
 from swn_d2.audit.shares import mean_shifted_to, share_of
 from swn_d2.audit.wrong_classes import find_wrong_classes
 from swn_d2.errors import UserError
@@ -57,13 +58,14 @@ def test_what_is_right_is_not_suspicious_because_it_is_hard():
     assert (found.suspicion > 0.5).mean() < 0.01
 
 
-def test_the_share_is_taken_from_the_clearest():
+def test_the_share_is_taken_from_the_clearest(monkeypatch):
     """Of the others, the hard ones look wrong, though none is."""
     log_probs, classes, _, pictures = class_evidence(0)
-    shares = [
-        find_wrong_classes(log_probs, blind(log_probs), classes, pictures, clear=clear).share.value
-        for clear in (0.1, 1)
-    ]
+    shares = []
+    for clear in (0.1, 1):
+        monkeypatch.setattr(wrong_classes, "_CLEAR", clear)
+        found = find_wrong_classes(log_probs, blind(log_probs), classes, pictures)
+        shares.append(found.share.value)
     assert shares[0] < 0.01 < 0.03 < shares[1]
 
 
@@ -112,10 +114,18 @@ def test_too_little_to_learn_from():
         find_wrong_classes(log_probs, blind(log_probs), classes, pictures)
 
 
-def test_a_detector_that_has_learned_nothing():
+@pytest.mark.parametrize(
+    "before_training, message",
+    [
+        (False, "the detector disagrees .* Train it longer"),
+        (True, "the backbone disagrees .* better one with --weights"),
+    ],
+)
+def test_what_has_learned_nothing(before_training, message):
     log_probs, classes, _, pictures = class_evidence(0, skill=0, memorised=0)
-    with pytest.raises(UserError, match="has not learned enough to judge"):
-        find_wrong_classes(log_probs, blind(log_probs), classes, pictures)
+    arguments = log_probs, blind(log_probs), classes, pictures
+    with pytest.raises(UserError, match=message):
+        find_wrong_classes(*arguments, before_training=before_training)
 
 
 def test_shares():

@@ -194,9 +194,12 @@ def test_jobs_that_share_a_gpu(write_matrix, write_script, tmp_path):
 
 def test_a_signal_while_data_are_made(write_matrix, tmp_path, heed_interrupts):
     made = tmp_path / "made"
-    matrix = load_matrix(write_matrix(data=["sh -c 'kill -INT $PPID'", f"touch '{made}'"]))
+    slow = "sh -c 'kill -INT $PPID; exec sleep 60'"
+    matrix = load_matrix(write_matrix(data=[slow, f"touch '{made}'"]))
+    begin = time.monotonic()
     with pytest.raises(SystemExit) as stopped:
         Runner(matrix, "train_net.py").run()
+    assert time.monotonic() - begin < 30
     assert stopped.value.code == 128 + signal.SIGINT
     assert not made.exists() and not matrix.output.exists()
 

@@ -362,6 +362,57 @@ def test_data_that_have_changed(data, tmp_path, monkeypatch):
     fails(monkeypatch, run, tmp_path, match="4 categories, but the detector 3")
 
 
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda c: c.update(info="mine"), '"info" is not an object'),
+        (
+            lambda c: c["categories"].append({"id": "b", "name": "new"}),
+            "with numbers and with texts",
+        ),
+        (
+            lambda c: c.update(annotations=c["annotations"][:9]),
+            "9 annotations in 1 pictures, too few",
+        ),
+    ],
+)
+def test_what_is_seen_before_a_picture_is(data, tmp_path, monkeypatch, spoil, message):
+    content = json.loads((data / "train.json").read_text())
+    spoil(content)
+    (tmp_path / "train.json").write_text(json.dumps(content))  # and no picture
+    fails(monkeypatch, make_run(tmp_path), tmp_path, match=message)
+
+
+def test_classes_are_judged_before_localisers_are_trained(tmp_path, monkeypatch):
+    """They take the longest."""
+    coloured_squares(tmp_path)
+    content = json.loads((tmp_path / "train.json").read_text())
+    classes = np.random.default_rng(0).integers(NUM_CLASSES, size=len(content["annotations"]))
+    for annotation, k in zip(content["annotations"], classes, strict=True):
+        annotation["category_id"] = int(k) + 1
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    trained = []
+    monkeypatch.setattr(audit_module, "gather_placements", lambda *args, **_: trained.append(args))
+    options = ["--before-training", "--boxes", "--output", tmp_path / "audit"]
+    config = config_of_a_training_to_be(tmp_path)
+    fails(monkeypatch, config, tmp_path, *options, match="the backbone disagrees")
+    assert not trained
+
+
+def test_a_start_at_a_url(tmp_path, monkeypatch, capsys):
+    cfg = tiny_config("MODEL.WEIGHTS", "https://example.invalid/backbone.pth")
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+
+    def unreachable(path):
+        raise OSError(f"no way to {path}")
+
+    monkeypatch.setattr(tool.PathManager, "get_local_path", unreachable)
+    assert tool.start_weights(str(tmp_path)) == ""
+    assert "is not there: the trained backbone looks at" in capsys.readouterr().out
+    monkeypatch.setattr(tool.PathManager, "get_local_path", lambda path: __file__)
+    assert tool.start_weights(str(tmp_path)) == cfg.MODEL.WEIGHTS
+
+
 def test_a_picture_that_is_gone(data, tmp_path, monkeypatch):
     (tmp_path / "train.json").write_bytes((data / "train.json").read_bytes())
     fails(monkeypatch, make_run(tmp_path), tmp_path, match=r"cannot read .*0\.png")
