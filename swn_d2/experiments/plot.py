@@ -38,11 +38,12 @@ def draw_rows(summaries: Sequence[Summary], baseline: str) -> "Figure":
     edge where the axis of the others does not reach them.
 
     Args:
-        summaries: of all rows in one metric; those without a value are drawn empty.
+        summaries: of all rows in one metric. Those without a value are left out, if any has one.
     """
+    summaries = [s for s in summaries if s.mean is not None] or summaries
     figure = new_figure(9, 0.42 * len(summaries) + 1.5)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1))
-    best = max((s.mean for s in summaries if s.mean is not None), default=0.0)
+    best = max((s.mean or 0.0 for s in summaries), default=0.0)
     collapsed = []
     for y, summary in enumerate(summaries):
         if summary.mean is None:

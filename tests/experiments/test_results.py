@@ -129,6 +129,17 @@ def test_plot(write_matrix, config_file):
     assert middle.any(axis=0).sum() > 0.3 * picture.shape[1]
 
 
+def test_rows_that_have_not_run_are_not_drawn():
+    rows = [
+        Summary("plain", "bbox/AP", {1: 50.0}, None),
+        Summary("later", "bbox/AP", {}, None),
+        Summary("good", "bbox/AP", {1: 51.0}, None),
+    ]
+    labels = [text.get_text() for text in draw_rows(rows, "plain").axes[0].get_yticklabels()]
+    assert labels == ["plain", "good"]
+    assert len(draw_rows(rows[1:2], "plain").axes[0].get_yticklabels()) == 1
+
+
 def drawn(**rows):
     """The two axes of rows' plots: limits, where means are by row, and texts."""
     values = {name: dict(enumerate(of_row)) for name, of_row in rows.items()}
