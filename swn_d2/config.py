@@ -139,6 +139,9 @@ def load_config(config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:
     for key, value in zip(opts[::2], opts[1::2], strict=True):
         with _explained(cfg, "on the command line", key):
             cfg.merge_from_list([key, _in_tuple(key, value)])
+    if cfg.MODEL.SAMPLE_WEIGHTER.NAME == "ObjectSWN":  # of earlier runs, what this is now
+        cfg.MODEL.SAMPLE_WEIGHTER.NAME = "SWN"
+        cfg.MODEL.SWN.TASKS, cfg.MODEL.SWN.CLS_AVERAGING = ["cls"], "per_object"
     return cfg
 
 
@@ -160,14 +163,11 @@ def section_of(weighter: str) -> str:
     return "MODEL.SWN." if weighter == "SWN" else f"MODEL.SAMPLE_WEIGHTER.{weighter.upper()}."
 
 
-def num_classes(cfg: CfgNode) -> tuple[str, int] | None:
-    """The config key of the number of classes that the detector knows, and the number; None of an
-    architecture of one's own that is neither an R-CNN nor a RetinaNet."""
+def num_classes(cfg: CfgNode) -> tuple[str, int]:
+    """The config key of the number of classes that the detector knows, and the number."""
     if "RetinaNet" in cfg.MODEL.META_ARCHITECTURE:
         return "MODEL.RETINANET.NUM_CLASSES", cfg.MODEL.RETINANET.NUM_CLASSES
-    if "RCNN" in cfg.MODEL.META_ARCHITECTURE:
-        return "MODEL.ROI_HEADS.NUM_CLASSES", cfg.MODEL.ROI_HEADS.NUM_CLASSES
-    return None
+    return "MODEL.ROI_HEADS.NUM_CLASSES", cfg.MODEL.ROI_HEADS.NUM_CLASSES
 
 
 def _in_tuple(key: str, value: Any) -> Any:

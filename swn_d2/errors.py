@@ -132,7 +132,7 @@ def require_scipy() -> None:
     """Raise a :class:`UserError` with the command that installs SciPy if it is missing."""
     if importlib.util.find_spec("scipy") is None:
         raise UserError(
-            "intervals need SciPy, which is not installed. Install it with: pip install scipy"
+            "this needs SciPy, which is not installed. Install it with: pip install scipy"
         )
 
 

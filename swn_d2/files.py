@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from detectron2.utils.file_io import PathManager
 
 from .errors import UserError
 
@@ -38,6 +37,8 @@ def read_bytes(file: str | Path) -> bytes:
     Raises:
         UserError: it can't be read.
     """
+    from detectron2.utils.file_io import PathManager  # which not everybody here has
+
     check_is_file(file)
     try:
         with PathManager.open(str(file), "rb") as stream:
@@ -145,7 +146,9 @@ def cannot_write(file: Path, error: Exception) -> UserError:
     if isinstance(error, FileExistsError):
         reason = f"{file.parent} is not a folder"
     elif isinstance(error, RuntimeError):  # of torch's writer, on positions in the file
-        reason = "not all of it could be written; the disk may be full"
+        reason = (
+            f"not all of it could be written; the disk may be full ({str(error).splitlines()[0]})"
+        )
     return UserError(f"cannot write {file}: {reason}.")
 
 

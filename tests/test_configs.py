@@ -18,7 +18,7 @@ from torchvision.models.resnet import Bottleneck, ResNet
 
 from swn_d2 import UserError, add_swn_config, load_config
 from swn_d2.modeling import SWNCascadeROIHeads, SWNRetinaNet, SWNROIHeads, TimmBackbone
-from swn_d2.weighting import SAMPLE_WEIGHTER_REGISTRY
+from swn_d2.weighting import SAMPLE_WEIGHTER_REGISTRY, build_sample_weighter
 
 ROOT = Path(__file__).parents[1]
 CONFIGS_DIR = ROOT / "configs"
@@ -390,6 +390,11 @@ def test_a_config_of_an_earlier_run_can_be_loaded(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text("MODEL:\n  SAMPLE_WEIGHTER:\n    OBJECTSWN: {EXPONENT: 6.0, WINDOW: 4}\n")
     assert "OBJECTSWN" not in load_config(str(path)).MODEL.SAMPLE_WEIGHTER
+    path.write_text(
+        "MODEL: {SAMPLE_WEIGHTER: {NAME: ObjectSWN}, SWN: {TASKS: [box], CLS_AVERAGING: none}}\n"
+    )
+    swn = build_sample_weighter(load_config(str(path)), box_loss_dim=1, has_mask=False)
+    assert swn.rightness.recent.shape == (512, 6) and swn.network is None
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS_DIR.glob("**/*.py")), ids=lambda path: path.stem)

@@ -254,9 +254,10 @@ def main() -> None:
             audit = judge(args, cfg, annotations, start)
             name = Path(args.run).resolve().name
             files[0].unlink(missing_ok=True)  # what is between two audits is none
-            write_text(files[1], to_csv(audit))
-            write_page(audit, files[2], name=name)
-            write_text(files[0], to_json(audit, run=name, made_of=now))
+            texts = to_csv(audit), to_json(audit, run=name, made_of=now)
+            write_page(audit, files[2], name=name)  # which takes seconds
+            write_text(files[1], texts[0])
+            write_text(files[0], texts[1])
             content = read_json(files[0])
         else:
             print(

@@ -48,8 +48,7 @@ class Annotations:
                 "and --dataset."
             )
         content = read_coco(metadata.json_file)
-        info = content.get("info")
-        if info is not None and not isinstance(info, dict):
+        if not isinstance(content.get("info") or {}, dict):
             raise UserError(
                 f'{metadata.json_file}: "info" is not an object, in which an audit notes which '
                 "files are its own; write {} there, or take it out."

@@ -112,7 +112,7 @@ def training_annotations(
     if before_training:
         return annotations
     number = len(annotations.category_ids)
-    _, expected = num_classes(cfg) or ("", number)
+    _, expected = num_classes(cfg)
     if number != expected:
         raise UserError(
             f"{annotations.file} has {number} categories, but the detector {expected}: it was "
@@ -199,9 +199,12 @@ def _audit(
         viewer: a detector with the backbone that looks at objects.
     """
     seen = annotations, input_format
-    number, num_classes = len(annotations.ids), len(annotations.category_ids)
+    number = len(annotations.ids)
     before_training = evidence is None
-    log_probs = np.zeros((number, num_classes)) if before_training else evidence.log_probs
+    if before_training:
+        log_probs = np.zeros((number, len(annotations.category_ids)))
+    else:
+        log_probs = evidence.log_probs
     appearance = np.zeros((number, 0, 0))
     if can_be_confused(annotations.classes):
         appearance = gather_appearance(viewer, *seen, tick=tick)

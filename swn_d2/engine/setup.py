@@ -174,7 +174,7 @@ def _check_class_weights(cfg):
             "MODEL.SAMPLE_WEIGHTER.CLASS_WEIGHTS are all 0, so that no object counts; give the "
             "classes that are to be learned other weights."
         )
-    key, number = num_classes(cfg) or ("", len(weights))
+    key, number = num_classes(cfg)
     if len(weights) not in (0, number):
         raise UserError(
             f"MODEL.SAMPLE_WEIGHTER.CLASS_WEIGHTS has {len(weights)} weights, but "
@@ -197,8 +197,8 @@ def _check_files(cfg, eval_only: bool, resume: bool):
     _check_is_writable(Path(cfg.OUTPUT_DIR))
     if not eval_only:
         check_output_dir(cfg.OUTPUT_DIR, resume=resume)
-        if resume:
-            read_best(cfg.OUTPUT_DIR)
+        if resume and cfg.TEST.EVAL_PERIOD > 0 and last_checkpoint(cfg.OUTPUT_DIR):
+            read_best(cfg.OUTPUT_DIR)  # as the training will
     weights = cfg.MODEL.WEIGHTS
     if eval_only and not weights:
         raise UserError("there is nothing to evaluate: give MODEL.WEIGHTS and a checkpoint.")

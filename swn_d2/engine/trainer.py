@@ -170,8 +170,9 @@ class SWNTrainer(DefaultTrainer):
     @phase("loading the test set")
     def build_test_loader(cls, cfg, dataset_name: str):
         if cfg.MODEL.LOAD_PROPOSALS:
-            for file in cfg.DATASETS.PROPOSAL_FILES_TEST:
-                read_pickled_arrays(file)  # Detectron2 would run the code in it
+            # Detectron2 would run the code in it.
+            index = list(cfg.DATASETS.TEST).index(dataset_name)
+            read_pickled_arrays(cfg.DATASETS.PROPOSAL_FILES_TEST[index])
         mapper = NamingDatasetMapper(cfg, is_train=False)
         loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
         loader.worker_init_fn = end_with_parent  # for which some versions have no argument

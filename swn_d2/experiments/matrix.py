@@ -258,13 +258,22 @@ def _check_metrics(cfg: CfgNode, metrics: Sequence[str]) -> None:
             "DATASETS.TEST is empty, so that nothing would be measured; name a data set there."
         )
     for metric in metrics:
-        of_set = len(names) == 1 or metric.startswith(tuple(f"{name}/" for name in names))
-        if not of_set:
+        of_set = next((name for name in names if metric.startswith(f"{name}/")), None)
+        if of_set and len(names) == 1:
+            raise UserError(
+                f"DATASETS.TEST has one data set, whose metrics do not have its name; write "
+                f"{metric.removeprefix(f'{of_set}/')} among the metrics."
+            )
+        if not of_set and len(names) > 1:
             raise UserError(
                 f"DATASETS.TEST has several data sets, so that {metric} could be of any; write "
                 f"{names[0]}/{metric} among the metrics."
             )
-        if "segm/" in metric and not cfg.MODEL.MASK_ON:
+        of_task = metric.removeprefix(f"{of_set}/")
+        if not _METRIC.fullmatch(of_task):
+            raise UserError(f"there is no metric {metric}; metrics are {_METRICS}.")
+        is_rcnn = "RCNN" in cfg.MODEL.META_ARCHITECTURE
+        if of_task.startswith("segm/") and is_rcnn and not cfg.MODEL.MASK_ON:
             raise UserError(
                 f"{metric} needs masks, but MODEL.MASK_ON is False; take a detector with masks, or "
                 "the metric out."

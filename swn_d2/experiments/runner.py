@@ -144,13 +144,14 @@ class Runner:
             if words[0] == "python":
                 words[0] = sys.executable
             try:
-                process = subprocess.Popen(words, env=self._environment())
+                # In a session of its own: only this process tells it to end, and once.
+                process = subprocess.Popen(words, env=self._environment(), start_new_session=True)
             except OSError as error:
                 raise UserError(f"cannot run {words[0]!r} (data): {error.strerror}.") from error
-            while (code := process.poll()) is None:
-                if self.signal is not None:
-                    process.terminate()
+            while (code := process.poll()) is None and self.signal is None:
                 time.sleep(0.05)
+            if code is None:
+                _end_group(process)
             if code and self.signal is None:
                 raise UserError(f"the command above failed with exit status {code} (data).")
 
@@ -349,6 +350,15 @@ def describe(matrix: Matrix, train_net: Path, known: Known | None = None) -> lis
             command = join_words(["python", os.path.relpath(train_net), *run.arguments()])
             lines.append(f"{run.name}: {verb}\n    {command}")
     return lines
+
+
+def _end_group(process: subprocess.Popen) -> None:
+    """End a process that leads a session, and what it has started: politely, then not."""
+    for number in (signal.SIGINT, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_SECONDS)
 
 
 def parse_evaluation(log: str) -> dict[str, float | None]:

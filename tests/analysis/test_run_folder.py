@@ -27,7 +27,7 @@ def test_a_whole_folder(tmp_path):
     write_metrics(folder, loss(6))
     (folder / "environment.json").write_text('{"versions": {"torch": "2"}}')
     (folder / "weighter").mkdir()
-    for name in ("0000009.pth", "0000004.pth", "unfinished", "mine.pth"):
+    for name in ("0000009.pth", "0000004.pth", "0000011.pth.partial", "mine.pth"):
         (folder / "weighter" / name).touch()
     (folder / "model_0000004.pth").touch()
     (folder / "last_checkpoint").write_text("model_0000004.pth\n")

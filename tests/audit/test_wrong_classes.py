@@ -58,13 +58,16 @@ def test_what_is_right_is_not_suspicious_because_it_is_hard():
     assert (found.suspicion > 0.5).mean() < 0.01
 
 
-def test_the_share_is_taken_from_the_clearest(monkeypatch):
+@pytest.mark.parametrize("before_training", [False, True])
+def test_the_share_is_taken_from_the_clearest(monkeypatch, before_training):
     """Of the others, the hard ones look wrong, though none is."""
     log_probs, classes, _, pictures = class_evidence(0)
     shares = []
     for clear in (0.1, 1):
-        monkeypatch.setattr(wrong_classes, "_CLEAR", clear)
-        found = find_wrong_classes(log_probs, blind(log_probs), classes, pictures)
+        name = "_CLEAR_TO_A_BACKBONE" if before_training else "_CLEAR"
+        monkeypatch.setattr(wrong_classes, name, clear)
+        arguments = log_probs, blind(log_probs), classes, pictures
+        found = find_wrong_classes(*arguments, before_training=before_training)
         shares.append(found.share.value)
     assert shares[0] < 0.01 < 0.03 < shares[1]
 

@@ -6,7 +6,6 @@ import re
 
 import numpy as np
 import pytest
-import torch
 
 from swn_d2.data import load_training_set
 from swn_d2.engine import SWNTrainer, check_run
@@ -119,9 +118,9 @@ def test_a_backbone_of_timm(tmp_path, detector, opts, message):
         check_run(cfg, eval_only=False, resume=False)
 
 
-def check_output(folder, **kwargs):
+def check_output(folder, *opts, **kwargs):
     """What is said of a run in ``folder``, of which nothing but its data is wrong."""
-    cfg = tiny_config("DATASETS.TRAIN", ("missing",), "OUTPUT_DIR", str(folder))
+    cfg = tiny_config("DATASETS.TRAIN", ("missing",), "OUTPUT_DIR", str(folder), *opts)
     with pytest.raises(UserError) as error:
         check_run(cfg, eval_only=False, **kwargs)
     return str(error.value)
@@ -142,8 +141,7 @@ def test_a_training_is_not_overwritten(tmp_path, trace, refusal):
     """Whatever is left of it; to resume it, too, would begin anew where no checkpoint is noted."""
     file = tmp_path / trace
     file.parent.mkdir(exist_ok=True)
-    best = {"metric": "bbox/AP", "value": 1.0, "iteration": 9}
-    torch.save({"model": {}, "best": best}, file)
+    file.write_text("content")
     anew = check_output(tmp_path, resume=False)
     assert f"{tmp_path} already holds a run ({trace})" in anew
     resumed = check_output(tmp_path, resume=True)
@@ -173,8 +171,13 @@ def test_a_folder_without_a_training(tmp_path, name, content):
 
 
 def test_a_damaged_best_detector_is_told_of_before_a_run_goes_on(tmp_path):
-    (tmp_path / "model_best.pth").write_text("content")
-    assert "model_best.pth is not the best detector" in check_output(tmp_path, resume=True)
+    for name in ("model_0000009.pth", "model_best.pth"):
+        (tmp_path / name).write_text("content")
+    (tmp_path / "last_checkpoint").write_text("model_0000009.pth")
+    assert "no data set named missing" in check_output(tmp_path, resume=True)
+    period = "TEST.EVAL_PERIOD", 5  # else nothing looks at it
+    told = check_output(tmp_path, *period, resume=True)
+    assert "model_best.pth is not the best detector" in told
 
 
 @pytest.mark.parametrize("eval_only", [False, True])

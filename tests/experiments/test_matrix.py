@@ -46,6 +46,14 @@ def test_metrics_of_every_evaluator(write_matrix):
         ({"common": {"DATASETS.TEST": []}}, "nothing would be measured"),
         ({"common": {"DATASETS.TEST": ["one", "two"]}}, "write one/bbox/AP among the metrics"),
         ({"metrics": ["segm/AP"]}, "segm/AP needs masks"),
+        (
+            {"metrics": ["one/bbox/AP"], "common": {"DATASETS.TEST": ["one"]}},
+            "write bbox/AP among the metrics",
+        ),
+        (
+            {"metrics": ["one/bbox/AQ"], "common": {"DATASETS.TEST": ["one", "two"]}},
+            "there is no metric one/bbox/AQ",
+        ),
         ({"metrics": ["bbox/AP-dog"]}, "it must be a list like"),
         ({"common": {"MODEL.ROI_HEADS.NAME": "Nope"}}, "ROI_HEADS.NAME is 'Nope', which does not"),
         ({"common": {"MODEL.SWN.TASKS": ["klass"]}}, "TASKS"),

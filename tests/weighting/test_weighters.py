@@ -96,6 +96,8 @@ def test_the_example_in_the_docs_is_a_weighter():
 def test_weighting_needs_no_detectron2():
     printed = run_without_detectron2("""
 import swn_d2
+import swn_d2.recording
+import swn_d2.torchvision
 assert swn_d2.weighting.SWN
 try:
     swn_d2.SWNTrainer
