@@ -275,6 +275,17 @@ def test_swn_weights_classes_so_and_boxes_as_ever():
     assert weights.cls is None and weights.learned.keys() == {"label", "box"}
 
 
+def test_another_data_set_is_begun_as_the_first_was():
+    swn = weighter()
+    train(swn, 40, *mixture(0.25))
+    assert swn.rightness.wrong_share > 0.2
+    swn.rightness.forget()
+    new = weighter().rightness
+    for name, value in swn.rightness.named_buffers():
+        assert torch.equal(value, new.get_buffer(name)), name
+    assert swn.rightness.wrong_share == 0
+
+
 def test_of_a_large_batch_samples_of_all_images_are_learned_from():
     swn = weighter()
     swn(samples(torch.arange(2000.0), torch.ones(2000))[1])
