@@ -4,7 +4,7 @@
 import argparse
 import contextlib
 import os
-import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from swn_d2.errors import (
@@ -24,6 +24,7 @@ with user_errors_exit():
 
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
+from tqdm import tqdm
 
 from swn_d2.analysis.predictions import load_run_config
 from swn_d2.audit.annotations import Annotations
@@ -74,8 +75,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--boxes",
-        action="store_true",
-        help="judge boxes by a localiser that is trained for it: more sure, and slower",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether two localisers are trained that judge the boxes, which takes most of the "
+        "time. Without them a detector judges boxes, far less surely, and before a training "
+        "nobody does (default: --boxes)",
     )
     parser.add_argument(
         "--dataset", metavar="NAME", help="which one, if the run was trained on several"
@@ -183,17 +187,17 @@ def start_weights(run: str) -> str:
     return ""
 
 
-def show_progress(done: int) -> None:
-    """A line that is written over, where a person looks at it."""
-    if sys.stderr.isatty():
-        print(f"{done} pictures", end="\r", file=sys.stderr, flush=True)
+def show_progress(items: Sequence, what: str) -> Iterable:
+    """A line for each round, and a bar below it where a person looks at it."""
+    print(f"{what[0].upper()}{what[1:]}.", flush=True)
+    return tqdm(items, disable=None, leave=False)
 
 
 def judge(args: argparse.Namespace, cfg: CfgNode, annotations: Annotations, start: str) -> Audit:
     """The audit that the options ask for. It takes minutes."""
     if args.before_training:
-        return audit_before_training(cfg, annotations, localise=args.boxes, tick=show_progress)
-    return audit_run(cfg, annotations, start, localise=args.boxes, tick=show_progress)
+        return audit_before_training(cfg, annotations, localise=args.boxes, progress=show_progress)
+    return audit_run(cfg, annotations, start, localise=args.boxes, progress=show_progress)
 
 
 def print_expected(content: dict, number: int) -> None:

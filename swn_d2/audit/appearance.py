@@ -1,7 +1,6 @@
 """What an object looks like, to the backbone of a detector and at a size of its own."""
 
 import logging
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from torchvision.ops import roi_align
 from ..engine import SafeCheckpointer, check_values, choose_device
 from ..errors import UserError
 from .annotations import Annotations
+from .progress import Progress, silent
 
 __all__ = ["as_tensor", "bottom_up", "build_viewer", "gather_appearance"]
 
@@ -47,7 +47,7 @@ def gather_appearance(
     annotations: Annotations,
     input_format: str,
     *,
-    tick: Callable[[int], None] = lambda done: None,
+    progress: Progress = silent,
 ) -> np.ndarray:
     """Two views of each object: the mean of the backbone's last map over a square around it.
 
@@ -58,7 +58,7 @@ def gather_appearance(
         model: one of Detectron2's detectors.
         annotations: N of them.
         input_format: of the model's pictures, ``INPUT.FORMAT``.
-        tick: is called after each picture with how many are done.
+        progress: goes through the pictures.
 
     Returns:
         (N, V, C) float32, for V = 2 views.
@@ -68,13 +68,13 @@ def gather_appearance(
             features are not finite.
     """
     result: np.ndarray | None = None
-    for i, rows in enumerate(annotations.by_picture()):
+    pictures = progress(annotations.by_picture(), "a backbone looks at the objects")
+    for i, rows in enumerate(pictures):
         if len(rows):
             seen = _look(model, annotations.read_picture(i, input_format), annotations.boxes[rows])
             if result is None:
                 result = np.zeros((len(annotations.ids), *seen.shape[1:]), np.float32)
             result[rows] = seen
-        tick(i + 1)
     if result is None:
         return np.zeros((0, len(_MARGINS), 0), np.float32)
     if not np.isfinite(result).all():

@@ -1,6 +1,5 @@
 """The audit: for every annotation how likely it is wrong, and how."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +14,7 @@ from .evidence import Evidence, build_judge, gather_evidence
 from .misplaced_boxes import MisplacedBoxes, find_misplaced_boxes, find_unexpected_boxes
 from .objects import MissingObjects, find_duplicates, find_missing_objects
 from .placements import gather_placements
+from .progress import Progress, silent
 from .shares import Estimate
 from .wrong_classes import (
     WrongClasses,
@@ -126,8 +126,8 @@ def audit_run(
     annotations: Annotations,
     start_weights: str = "",
     *,
-    localise: bool = False,
-    tick: Callable[[int], None] = lambda done: None,
+    localise: bool = True,
+    progress: Progress = silent,
 ) -> Audit:
     """Audit the annotations that a detector was trained on.
 
@@ -137,7 +137,7 @@ def audit_run(
         start_weights: what the training started from: a backbone that has not seen the annotations
             judges them better. If there is none, the trained one looks at the objects.
         localise: whether boxes are judged by localisers, which are trained for it.
-        tick: is called after each picture with how many are done, in each of several rounds.
+        progress: goes through the pictures, or a localiser's steps, in each of several rounds.
 
     Raises:
         UserError: the weights or a picture can't be read, or the detector has not learned enough
@@ -150,16 +150,16 @@ def audit_run(
         cfg = cfg.clone()
         cfg.MODEL.WEIGHTS = start_weights
         viewer = build_viewer(cfg)
-    evidence = gather_evidence(judge, annotations, tick=tick)
-    return _audit(evidence, viewer, annotations, cfg.INPUT.FORMAT, localise=localise, tick=tick)
+    evidence = gather_evidence(judge, annotations, progress=progress)
+    return _audit(evidence, viewer, annotations, cfg.INPUT.FORMAT, localise, progress)
 
 
 def audit_before_training(
     cfg: CfgNode,
     annotations: Annotations,
     *,
-    localise: bool = False,
-    tick: Callable[[int], None] = lambda done: None,
+    localise: bool = True,
+    progress: Progress = silent,
 ) -> Audit:
     """Audit the classes of annotations, and find duplicates, by nothing but a pretrained backbone.
 
@@ -167,7 +167,7 @@ def audit_before_training(
         cfg: of the training to be, with the weights that it starts from in ``MODEL.WEIGHTS``.
         annotations: see :func:`training_annotations`.
         localise: whether boxes are judged, too, by localisers that are trained for it.
-        tick: is called after each picture with how many are done, in each of several rounds.
+        progress: goes through the pictures, or a localiser's steps, in each of several rounds.
 
     Raises:
         UserError: there are no such weights, they or a picture can't be read, or the backbone
@@ -180,7 +180,7 @@ def audit_before_training(
         )
     check_are_enough(annotations.classes, annotations.image)
     viewer = build_viewer(cfg)
-    return _audit(None, viewer, annotations, cfg.INPUT.FORMAT, localise=localise, tick=tick)
+    return _audit(None, viewer, annotations, cfg.INPUT.FORMAT, localise, progress)
 
 
 def _audit(
@@ -188,9 +188,8 @@ def _audit(
     viewer: nn.Module,
     annotations: Annotations,
     input_format: str,
-    *,
     localise: bool,
-    tick: Callable[[int], None],
+    progress: Progress,
 ) -> Audit:
     """What both ways of an audit share.
 
@@ -207,7 +206,7 @@ def _audit(
         log_probs = evidence.log_probs
     appearance = np.zeros((number, 0, 0))
     if can_be_confused(annotations.classes):
-        appearance = gather_appearance(viewer, *seen, tick=tick)
+        appearance = gather_appearance(viewer, *seen, progress=progress)
     classes = find_wrong_classes(
         log_probs,
         appearance,
@@ -217,7 +216,7 @@ def _audit(
     )
     # Last, since localisers take the longest.
     if localise:
-        placements = gather_placements(viewer, *seen, tick=tick)
+        placements = gather_placements(viewer, *seen, progress=progress)
         boxes = find_unexpected_boxes(placements, annotations.image)
     elif before_training:
         boxes = MisplacedBoxes.unknown(annotations.boxes)

@@ -31,7 +31,7 @@ _NAMES = {
     "weights": "the weights",
     "start_weights": "the weights that the training started from",
     "config": "the config (INPUT, MODEL or TEST)",
-    "boxes": "--boxes",
+    "boxes": "--boxes or --no-boxes",
     "before_training": "--before-training",
     "swn_d2": "the version of swn_d2",
 }

@@ -1,6 +1,5 @@
 """What a trained detector makes of every annotation that it was trained on."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +12,7 @@ from ..analysis.predictions import build_predictor
 from ..errors import UserError
 from .annotations import Annotations
 from .detections import detect, mirror
+from .progress import Progress, silent
 
 __all__ = [
     "DECOY_MOVES",
@@ -89,14 +89,14 @@ def gather_evidence(
     judge: DefaultPredictor,
     annotations: Annotations,
     *,
-    tick: Callable[[int], None] = lambda done: None,
+    progress: Progress = silent,
 ) -> Evidence:
     """Show the detector every picture, as it is and mirrored, and its annotated boxes.
 
     Args:
         judge: see :func:`build_judge`.
         annotations: what it was trained on.
-        tick: is called after each picture with how many are done.
+        progress: goes through the pictures.
 
     Raises:
         UserError: a picture can't be read or has another size than the annotations say, or the
@@ -107,7 +107,8 @@ def gather_evidence(
     placed = place_decoys(annotations)
     refined = np.zeros((num_objects, 1 + NUM_DECOYS, 2, 4), dtype=np.float32)
     found: list[tuple[np.ndarray, ...]] = []
-    for i, rows in enumerate(annotations.by_picture()):
+    seen = progress(annotations.by_picture(), "the detector looks at the pictures")
+    for i, rows in enumerate(seen):
         pixels = annotations.read_picture(i, judge.input_format)
         if len(rows):
             log_probs[rows], refined[rows] = _rate(
@@ -115,7 +116,6 @@ def gather_evidence(
             )
         boxes, classes, scores = detect(judge, pixels)
         found.append((boxes, np.full(len(boxes), i), classes, scores))
-        tick(i + 1)
     if not (np.isfinite(log_probs).all() and np.isfinite(refined).all()):
         raise UserError(
             "the detector predicts values that are not finite (NaN): its training has diverged. "

@@ -2,7 +2,8 @@
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -12,11 +13,14 @@ from torchvision.ops import roi_align
 
 from .annotations import Annotations, split
 from .appearance import as_tensor, bottom_up
+from .evidence import DECOY_MOVES
+from .progress import Progress, silent
 
 __all__ = [
     "Localiser",
     "interpolate",
     "places_in",
+    "surprise",
     "train_localiser",
     "windows_around",
 ]
@@ -33,6 +37,8 @@ _BATCH = 16
 _RATE, _BACKBONE_RATE = 1e-3, 2e-4
 _DECAY = 1e-4
 _BLUR = 1.5  # bins, of where an annotated side is
+_DOUBT = 0.6  # how likely any box is taken to be badly placed, before anything is known
+_SOFT = 0.02  # of a window, the edge of where the sides of such a box may have been moved from
 
 
 class Localiser(nn.Module):
@@ -141,7 +147,7 @@ def train_localiser(
     input_format: str,
     *,
     seed: int,
-    tick: Callable[[int], None] = lambda done: None,
+    progress: Progress = silent,
 ) -> Localiser:
     """A localiser that has learned from some of the annotations.
 
@@ -150,7 +156,7 @@ def train_localiser(
         rows: the indices of these annotations.
         input_format: of the model's pictures, ``INPUT.FORMAT``.
         seed: of all random numbers; the state of the global generators stays as it is.
-        tick: is called after each picture with how many have been shown.
+        progress: goes through the steps.
 
     Raises:
         UserError: a picture can't be read or has another size than the annotations say.
@@ -165,8 +171,8 @@ def train_localiser(
     optimizer = torch.optim.AdamW(groups, weight_decay=_DECAY)
     steps = max(min(_EPOCHS * len(rows), _MOST_CROPS) // _BATCH, 1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps + 1)
-    order, pictures = _endless(annotations, rows, rng), itertools.count(1)
-    for _ in range(steps):
+    order = _endless(annotations, rows, rng)
+    for _ in progress(range(steps), "a localiser learns from the boxes of half of the pictures"):
         batch = np.array(list(itertools.islice(order, _BATCH)))
         batch = batch[np.argsort(annotations.image[batch], kind="stable")]
         boxes, images = annotations.boxes[batch], annotations.image[batch]
@@ -175,15 +181,13 @@ def train_localiser(
         for image in np.unique(images):
             picture = as_tensor(model, annotations.read_picture(int(image), input_format))
             crops.append(_crop(picture, windows[images == image]))
-            tick(next(pictures))
         mirrored = torch.from_numpy(rng.random(len(batch)) < 0.5).to(model.device)
         classes = torch.from_numpy(annotations.classes[batch]).to(model.device)
         log_probs = localiser(_mirror_some(torch.cat(crops), mirrored), classes)
         left, top, right, bottom = places_in(torch.from_numpy(boxes), windows).to(log_probs).T
         across = torch.stack([1 - right, top, 1 - left, bottom], dim=1)
         upright = torch.stack([left, top, right, bottom], dim=1)
-        target = _blurred(torch.where(mirrored[:, None], across, upright))
-        loss = -(target * log_probs).sum(dim=-1).mean()
+        loss = surprise(log_probs, torch.where(mirrored[:, None], across, upright)).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -220,7 +224,24 @@ def _mirror_some(crops: Tensor, mirrored: Tensor) -> Tensor:
     return torch.where(mirrored[:, None, None, None], crops.flip(-1), crops)
 
 
-def _blurred(places: Tensor) -> Tensor:
-    """(n, 4, B) distributions over the bins around places (n, 4)."""
+def surprise(log_probs: Tensor, places: Tensor) -> Tensor:
+    """(n,) how far boxes are from where they are expected: negative log-likelihoods, per side.
+
+    Annotators place boxes well or badly. Then either all sides are annotated where the object ends,
+    or each is up to a fifth of the box away from there. Of a mixture of the two, the sides of a box
+    that is likely the second teach little, and the more is known, the surer that is.
+
+    Args:
+        log_probs: (n, 4, B) of where the sides of the objects are.
+        places: (n, 4) where they are annotated, from 0 to 1 in the window.
+    """
     middles = (torch.arange(_BINS, device=places.device) + 0.5) / _BINS
-    return (-0.5 * ((middles - places[..., None]) * _BINS / _BLUR) ** 2).softmax(dim=-1)
+    away = (middles - places[..., None]).abs()
+    blurred = (-0.5 * (away * _BINS / _BLUR) ** 2).softmax(dim=-1)
+    well = (blurred * log_probs).sum(dim=-1)
+    sizes = (places[:, 2:] - places[:, :2]).repeat(1, 2)
+    reach = (DECOY_MOVES * sizes).clamp(min=1 / _BINS)[..., None]
+    moved = F.logsigmoid((reach - away) / _SOFT) - (2 * reach * _BINS).log()
+    badly = (log_probs + moved).logsumexp(dim=-1)
+    good, bad = math.log(1 - _DOUBT) + well.sum(dim=-1), math.log(_DOUBT) + badly.sum(dim=-1)
+    return -torch.logaddexp(good, bad) / 4

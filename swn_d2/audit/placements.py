@@ -1,6 +1,5 @@
 """How well boxes are placed, by localisers of which none has learned from what it judges."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +17,7 @@ from .localiser import (
     train_localiser,
     windows_around,
 )
+from .progress import Progress, silent
 
 __all__ = ["Placements", "gather_placements", "judge_placements", "rate"]
 
@@ -52,7 +52,7 @@ def gather_placements(
     annotations: Annotations,
     input_format: str,
     *,
-    tick: Callable[[int], None] = lambda done: None,
+    progress: Progress = silent,
 ) -> Placements:
     """Let localisers learn from the annotated boxes of some pictures, and judge those of others.
 
@@ -64,8 +64,7 @@ def gather_placements(
         annotations: N of them. Where they are in fewer pictures than there are localisers, nothing
             is learned, and all contrasts are 0.
         input_format: of the model's pictures, ``INPUT.FORMAT``.
-        tick: is called after each picture with how many are done, in one round for each localiser
-            and one for the judging.
+        progress: goes through the steps of each localiser's training, and then the pictures.
 
     Raises:
         UserError: a picture can't be read or has another size than the annotations say, or a
@@ -80,13 +79,13 @@ def gather_placements(
     fold_of = np.zeros(len(annotations.images), np.int64)
     fold_of[pictures] = np.arange(len(pictures)) % _FOLDS
     folds = fold_of[annotations.image]
-    localisers = [
-        train_localiser(
-            model, annotations, np.flatnonzero(folds != k), input_format, seed=k, tick=tick
+    localisers = []
+    for k in range(_FOLDS):
+        rows = np.flatnonzero(folds != k)
+        localisers.append(
+            train_localiser(model, annotations, rows, input_format, seed=k, progress=progress)
         )
-        for k in range(_FOLDS)
-    ]
-    for i, rows in enumerate(annotations.by_picture()):
+    for i, rows in enumerate(progress(annotations.by_picture(), "localisers judge the boxes")):
         if len(rows):
             picture = as_tensor(model, annotations.read_picture(i, input_format))
             contrasts[rows], located[rows] = judge_placements(
@@ -96,11 +95,10 @@ def gather_placements(
                 annotations.classes[rows],
                 np.random.default_rng(i),
             )
-        tick(i + 1)
     if not (np.isfinite(contrasts).all() and np.isfinite(located).all()):
         raise UserError(
             "the localiser predicts values that are not finite (NaN): its training has diverged. "
-            "Give other weights, or leave --boxes out."
+            "Give other weights, or leave the localisers out with --no-boxes."
         )
     return Placements(contrasts, located)
 

@@ -182,7 +182,7 @@ def test_an_audit_is_found(tmp_path):
     files[1].touch()
     assert find_audit(files, DATA, now) == content
     with pytest.raises(
-        UserError, match="of something else, which differs in --boxes, the weights; "
+        UserError, match="of something else, which differs in --boxes or --no-boxes, the weights; "
     ):
         find_audit(files, DATA, {"boxes": True, "weights": "x"})
     change(content, ("missing", 0, "suspicion"), 2)

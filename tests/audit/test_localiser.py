@@ -10,7 +10,13 @@ from swn_d2.audit import localiser as localiser_module
 from swn_d2.audit import placements as placements_module
 from swn_d2.audit.annotations import Annotations
 from swn_d2.audit.appearance import as_tensor, bottom_up
-from swn_d2.audit.localiser import Localiser, interpolate, places_in, windows_around
+from swn_d2.audit.localiser import (
+    Localiser,
+    interpolate,
+    places_in,
+    surprise,
+    windows_around,
+)
 from swn_d2.audit.misplaced_boxes import find_unexpected_boxes
 from swn_d2.audit.placements import _placed, gather_placements, judge_placements, rate
 from swn_d2.errors import UserError
@@ -78,12 +84,19 @@ def test_nothing_else_changes_and_twice_is_the_same(scenes, model, monkeypatch):
     monkeypatch.setattr(localiser_module, "_EPOCHS", 1)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
-    ticks = []
-    first = gather_placements(model, scenes[0], "BGR", tick=ticks.append)
+    gone_through = []
+
+    def progress(items, what):
+        gone_through.append((what, len(items)))
+        return items
+
+    first = gather_placements(model, scenes[0], "BGR", progress=progress)
     assert torch.get_rng_state().equal(torch_state)
     assert (np.random.get_state()[1] == numpy_state).all()
     assert all(model.state_dict()[key].equal(value) for key, value in before.items())
-    assert not model.training and ticks[-NUM_PICTURES:] == list(range(1, NUM_PICTURES + 1))
+    assert not model.training
+    assert len(gone_through) == 3
+    assert gone_through[-1] == ("localisers judge the boxes", NUM_PICTURES)
     torch.rand(3)
     second = gather_placements(model, scenes[0], "BGR")
     assert (first.contrasts == second.contrasts).all()
@@ -204,6 +217,37 @@ def test_windows_have_the_box_somewhere_in_them():
     assert height / width == pytest.approx(0.5, abs=0.05)  # of a box that is 0.4 times as high
 
 
+def test_a_box_that_lies_elsewhere_teaches_little():
+    places = torch.tensor([[0.25, 0.25, 0.75, 0.75]])
+    moved = places + torch.tensor([0.08, -0.07, -0.06, 0.08])  # within a fifth of the box
+    bins = torch.arange(64) + 0.5
+    unsure = torch.zeros(1, 4, 64)
+    sure = -0.5 * ((bins - 64 * places[..., None]) / 2) ** 2
+
+    def pull(logits, annotated):
+        """How much more likely the places get at which the sides are annotated, in a small step."""
+        logits = logits.clone().requires_grad_()
+        value = surprise(logits.log_softmax(dim=-1), annotated)
+        (gradient,) = torch.autograd.grad(value.sum(), logits)
+        near = (bins - 64 * annotated[..., None]).abs() < 2
+        return value.item(), -(gradient * near).sum().item()
+
+    surprises, pulls = zip(
+        *(pull(x, at) for x in (unsure, sure) for at in (places, moved)), strict=True
+    )
+    assert surprises[2] < surprises[3] < surprises[0] == pytest.approx(surprises[1], abs=0.05)
+    # It takes nearly all from one that would surprise much, but nothing where little is known.
+    assert pulls[0] == pytest.approx(pulls[1], rel=0.05) and 0 < pulls[3] < 0.15 * pulls[1]
+
+
+def test_a_side_beyond_the_window_or_without_size_can_be_learned_from():
+    places = torch.tensor([[0.5, 0.5, 0.5, 0.5], [-0.2, 0.1, 1.3, 0.1]])
+    logits = torch.zeros(2, 4, 64, requires_grad=True)
+    value = surprise(logits.log_softmax(dim=-1), places)
+    value.sum().backward()
+    assert value.isfinite().all() and logits.grad.isfinite().all()
+
+
 def test_between_values():
     values = torch.tensor([[1.0, 3.0, 2.0]])
     at = torch.tensor([[-1.0, 0.0, 0.5, 1.25, 2.0, 9.0]])
@@ -236,5 +280,5 @@ def test_a_training_that_diverges(scenes, monkeypatch):
     with torch.no_grad():
         for parameter in bottom_up(model).parameters():
             parameter.fill_(torch.nan)
-    with pytest.raises(UserError, match="not finite .* leave --boxes out"):
+    with pytest.raises(UserError, match="not finite .* leave the localisers out with --no-boxes"):
         gather_placements(model, scenes[0], "BGR")

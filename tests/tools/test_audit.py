@@ -84,8 +84,10 @@ def make_run(folder, detector="faster_rcnn", *opts, stock=False):
 
 
 def run_tool(monkeypatch, run, data, *options):
+    """Without localisers, unless the options ask for them."""
     registered = ["--register-coco", "audited", str(data / "train.json"), str(data)]
-    monkeypatch.setattr(sys, "argv", ["audit.py", str(run), *registered, *map(str, options)])
+    arguments = [str(run), "--no-boxes", *registered, *map(str, options)]
+    monkeypatch.setattr(sys, "argv", ["audit.py", *arguments])
     tool.main()
 
 
@@ -168,15 +170,18 @@ def test_it_says_the_same_twice(data, tmp_path, monkeypatch, knowing):
 def test_boxes_by_a_localiser(detector, data, tmp_path, monkeypatch, knowing, few_crops, capsys):
     run = make_run(tmp_path, detector)
     run_tool(monkeypatch, run, data, "--output", tmp_path / "plain")
-    seen = []
-    monkeypatch.setattr(tool, "show_progress", seen.append)
+    assert tool.parse_args(["run"]).boxes
+    capsys.readouterr()
     for name in ("first", "second"):
         run_tool(monkeypatch, run, data, "--boxes", "--output", tmp_path / name)
+    said = capsys.readouterr().out.splitlines()
+    learns = "A localiser learns from the boxes of half of the pictures."
+    assert said.count(learns) == 4 and said.count("Localisers judge the boxes.") == 2
     plain, first, second = (
         json.loads((tmp_path / name / "audit.json").read_text())
         for name in ("plain", "first", "second")
     )
-    assert first == second and seen
+    assert first == second
     assert list(first["expected"]) == list(plain["expected"])
     suspicions = [
         [row["suspicions"] for row in audit["annotations"] if row["kind"]]
@@ -316,7 +321,7 @@ def test_an_audit_of_something_else(audited, tmp_path, monkeypatch):
     run, data = audited
     before = files_in(run)
     differs = "exists already, and is an audit of something else, which differs in"
-    fails(monkeypatch, run, data, "--boxes", match=f"{differs} --boxes;")
+    fails(monkeypatch, run, data, "--boxes", match=f"{differs} --boxes or --no-boxes;")
     model = torch.load(run / "model_final.pth")
     torch.save({**model, "more": 1}, tmp_path / "other.pth")
     options = ["--weights", tmp_path / "other.pth"]
