@@ -241,7 +241,8 @@ def surprise(log_probs: Tensor, places: Tensor) -> Tensor:
     well = (blurred * log_probs).sum(dim=-1)
     sizes = (places[:, 2:] - places[:, :2]).repeat(1, 2)
     reach = (DECOY_MOVES * sizes).clamp(min=1 / _BINS)[..., None]
-    moved = F.logsigmoid((reach - away) / _SOFT) - (2 * reach * _BINS).log()
+    total = 2 * _BINS * _SOFT * F.softplus(reach / _SOFT)
+    moved = F.logsigmoid((reach - away) / _SOFT) - total.log()
     badly = (log_probs + moved).logsumexp(dim=-1)
     good, bad = math.log(1 - _DOUBT) + well.sum(dim=-1), math.log(_DOUBT) + badly.sum(dim=-1)
     return -torch.logaddexp(good, bad) / 4
