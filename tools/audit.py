@@ -70,16 +70,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--before-training",
         action="store_true",
-        help="judge the classes, and find duplicates, before anything is trained, by the "
+        help="judge classes and boxes, and find duplicates, before anything is trained, by the "
         "pretrained backbone that a config starts from. Needs --output",
     )
     parser.add_argument(
         "--boxes",
         action=argparse.BooleanOptionalAction,
-        default=True,
         help="whether two localisers are trained that judge the boxes, which takes most of the "
-        "time. Without them a detector judges boxes, far less surely, and before a training "
-        "nobody does (default: --boxes)",
+        "time. Without them the detector judges boxes, far less surely, and before a training "
+        "nobody does (the default is --boxes, or what was chosen for the audit that is there)",
     )
     parser.add_argument(
         "--dataset", metavar="NAME", help="which one, if the run was trained on several"
@@ -182,7 +181,8 @@ def start_weights(run: str) -> str:
             return weights
     print(
         f"{weights}, from which the training started, is not there: the trained backbone looks at "
-        "the objects instead of one that has not seen the annotations."
+        "the objects, and localisers start from it, instead of one that has not seen the "
+        "annotations."
     )
     return ""
 
@@ -195,9 +195,10 @@ def show_progress(items: Sequence, what: str) -> Iterable:
 
 def judge(args: argparse.Namespace, cfg: CfgNode, annotations: Annotations, start: str) -> Audit:
     """The audit that the options ask for. It takes minutes."""
+    how = {"localise": args.boxes is not False, "progress": show_progress}
     if args.before_training:
-        return audit_before_training(cfg, annotations, localise=args.boxes, progress=show_progress)
-    return audit_run(cfg, annotations, start, localise=args.boxes, progress=show_progress)
+        return audit_before_training(cfg, annotations, **how)
+    return audit_run(cfg, annotations, start, **how)
 
 
 def print_expected(content: dict, number: int) -> None:
@@ -246,9 +247,10 @@ def main() -> None:
         check_outputs(annotations.file, [*files, *written])
 
         start = "" if args.before_training else start_weights(args.run)
-        options = {"boxes": args.boxes, "before_training": args.before_training}
+        options = {"boxes": args.boxes is not False, "before_training": args.before_training}
         now = made_of(cfg, annotations, start, **options)
-        content = None if args.overwrite else find_audit(files, annotations, now)
+        asked = {key: now[key] for key in now if key != "boxes" or args.boxes is not None}
+        content = None if args.overwrite else find_audit(files, annotations, asked)
         decisions = read_decisions(files[1])
         if content is None:
             check_no_decisions(files[1], decisions)

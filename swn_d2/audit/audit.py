@@ -161,12 +161,13 @@ def audit_before_training(
     localise: bool = True,
     progress: Progress = silent,
 ) -> Audit:
-    """Audit the classes of annotations, and find duplicates, by nothing but a pretrained backbone.
+    """Audit the classes and boxes of annotations, and find duplicates, by a pretrained backbone and
+    localisers that start from it.
 
     Args:
         cfg: of the training to be, with the weights that it starts from in ``MODEL.WEIGHTS``.
         annotations: see :func:`training_annotations`.
-        localise: whether boxes are judged, too, by localisers that are trained for it.
+        localise: whether boxes are judged, by localisers that are trained for it.
         progress: goes through the pictures, or a localiser's steps, in each of several rounds.
 
     Raises:
@@ -214,7 +215,7 @@ def _audit(
         annotations.image,
         before_training=before_training,
     )
-    # Last, since localisers take the longest.
+    # After the classes, which say within minutes if nothing can be judged.
     if localise:
         placements = gather_placements(viewer, *seen, progress=progress)
         boxes = find_unexpected_boxes(placements, annotations.image)

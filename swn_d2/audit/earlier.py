@@ -23,6 +23,9 @@ __all__ = ["FORMAT", "VERSION", "check_audit", "find_audit", "is_audit", "made_o
 #: What an ``audit.json`` says of itself.
 FORMAT, VERSION = "swn_d2 audit", 1
 
+#: Of how annotations are judged, as docs/audit.md has it. It is raised where that changes.
+_METHOD = 2
+
 _ANEW = "replace it with --overwrite, or give another folder with --output."
 
 #: What "made_of" has, in words.
@@ -33,6 +36,7 @@ _NAMES = {
     "config": "the config (INPUT, MODEL or TEST)",
     "boxes": "--boxes or --no-boxes",
     "before_training": "--before-training",
+    "method": "how this version of swn_d2 judges",
     "swn_d2": "the version of swn_d2",
 }
 
@@ -51,7 +55,7 @@ def made_of(
         cfg: with the weights that judge in ``MODEL.WEIGHTS``.
         start_weights: as :func:`.audit.audit_run` takes them.
         boxes: whether localisers judge the boxes.
-        before_training: whether nothing but a pretrained backbone judges.
+        before_training: whether no trained detector judges.
     """
     cfg = cfg.clone()
     weights, cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = cfg.MODEL.WEIGHTS, "", ""
@@ -63,6 +67,7 @@ def made_of(
         "config": hashlib.sha256(config.encode()).hexdigest(),
         "boxes": boxes,
         "before_training": before_training,
+        "method": _METHOD,
         "swn_d2": __version__,
     }
 
@@ -74,7 +79,8 @@ def find_audit(
 
     Args:
         files: of an audit, ``audit.json`` first.
-        now: what an audit would be made of now; see :func:`made_of`.
+        now: what an audit would be made of now; see :func:`made_of`. What is left out of it may be
+            anything.
 
     Raises:
         UserError: not all files are there, or they are of an audit of something else, or can't be

@@ -147,6 +147,7 @@ def train_localiser(
     input_format: str,
     *,
     seed: int,
+    name: str = "a localiser",
     progress: Progress = silent,
 ) -> Localiser:
     """A localiser that has learned from some of the annotations.
@@ -156,6 +157,7 @@ def train_localiser(
         rows: the indices of these annotations.
         input_format: of the model's pictures, ``INPUT.FORMAT``.
         seed: of all random numbers; the state of the global generators stays as it is.
+        name: of the localiser, for whoever waits.
         progress: goes through the steps.
 
     Raises:
@@ -172,7 +174,7 @@ def train_localiser(
     steps = max(min(_EPOCHS * len(rows), _MOST_CROPS) // _BATCH, 1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps + 1)
     order = _endless(annotations, rows, rng)
-    for _ in progress(range(steps), "a localiser learns from the boxes of half of the pictures"):
+    for _ in progress(range(steps), f"{name} learns where the sides of boxes are"):
         batch = np.array(list(itertools.islice(order, _BATCH)))
         batch = batch[np.argsort(annotations.image[batch], kind="stable")]
         boxes, images = annotations.boxes[batch], annotations.image[batch]
@@ -229,7 +231,8 @@ def surprise(log_probs: Tensor, places: Tensor) -> Tensor:
 
     Annotators place boxes well or badly. Then either all sides are annotated where the object ends,
     or each is up to a fifth of the box away from there. Of a mixture of the two, the sides of a box
-    that is likely the second teach little, and the more is known, the surer that is.
+    that is likely the second teach little, and the more is known, the surer that is. (Where an
+    object ends is blurred; of that, the likelihood is the bound that cross-entropy is.)
 
     Args:
         log_probs: (n, 4, B) of where the sides of the objects are.

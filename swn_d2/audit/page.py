@@ -51,9 +51,9 @@ _DECIDE = (
 )
 _BY_LOCALISER = (
     "Annotations whose box is as unlikely as boxes are that were jittered on purpose, to a "
-    "localiser that has learned from other pictures where objects of the class have their sides. "
-    "The percentage is the probability that the box is badly placed; the number to expect is a "
-    "bound."
+    "localiser: a small network that has learned from other pictures where objects of the class "
+    "have their sides. The percentage is the probability that the box is badly placed; the number "
+    "to expect is a bound."
 )
 
 
@@ -96,8 +96,8 @@ def _summary(audit: Audit) -> str:
     expected = audit.expected[WRONG_CLASS]
     unknown = ""
     if audit.before_training:
-        unknown = " Missing objects take" if audit.localised else " Boxes and missing objects take"
-        unknown += " a trained detector."
+        unknown = "" if audit.localised else " Boxes were not judged (--no-boxes)."
+        unknown += " Missing objects take a trained detector."
     return (
         f"{number:,} annotations in {len(audit.annotations.images):,} pictures. About "
         f"{expected.value:,.0f} of them, {expected.value / max(number, 1):.1%}, have a wrong class."

@@ -83,7 +83,12 @@ def gather_placements(
     for k in range(_FOLDS):
         rows = np.flatnonzero(folds != k)
         localisers.append(
-            train_localiser(model, annotations, rows, input_format, seed=k, progress=progress)
+            train_localiser(
+                *(model, annotations, rows, input_format),
+                seed=k,
+                name=f"localiser {k + 1} of {_FOLDS}",
+                progress=progress,
+            )
         )
     for i, rows in enumerate(progress(annotations.by_picture(), "localisers judge the boxes")):
         if len(rows):

@@ -95,8 +95,13 @@ def test_nothing_else_changes_and_twice_is_the_same(scenes, model, monkeypatch):
     assert (np.random.get_state()[1] == numpy_state).all()
     assert all(model.state_dict()[key].equal(value) for key, value in before.items())
     assert not model.training
-    assert len(gone_through) == 3
-    assert gone_through[-1] == ("localisers judge the boxes", NUM_PICTURES)
+    learns = "localiser {} of 2 learns where the sides of boxes are"
+    steps = NUM_PICTURES * PER_PICTURE // 2 // 16
+    assert gone_through == [
+        (learns.format(1), steps),
+        (learns.format(2), steps),
+        ("localisers judge the boxes", NUM_PICTURES),
+    ]
     torch.rand(3)
     second = gather_placements(model, scenes[0], "BGR")
     assert (first.contrasts == second.contrasts).all()
@@ -218,8 +223,8 @@ def test_windows_have_the_box_somewhere_in_them():
 
 
 def test_a_box_that_lies_elsewhere_teaches_little():
-    places = torch.tensor([[0.25, 0.25, 0.75, 0.75]])
-    moved = places + torch.tensor([0.08, -0.07, -0.06, 0.08])  # within a fifth of the box
+    places = torch.tensor([[0.25, 0.3, 0.75, 0.7]])
+    moved = places + torch.tensor([0.08, -0.06, -0.07, 0.06])  # within a fifth of the box
     bins = torch.arange(64) + 0.5
     unsure = torch.zeros(1, 4, 64)
     sure = -0.5 * ((bins - 64 * places[..., None]) / 2) ** 2
@@ -238,6 +243,15 @@ def test_a_box_that_lies_elsewhere_teaches_little():
     assert surprises[2] < surprises[3] < surprises[0] == pytest.approx(surprises[1], abs=0.05)
     # It takes nearly all from one that would surprise much, but nothing where little is known.
     assert pulls[0] == pytest.approx(pulls[1], rel=0.05) and 0 < pulls[3] < 0.15 * pulls[1]
+    # What a box teaches before anything is known, in shares of what it would if it were trusted.
+    assert pulls[0] == pytest.approx(0.4, abs=0.1)
+
+
+def test_a_narrow_box_is_no_likelier_badly_placed():
+    places = torch.tensor([[0.2, 0.2, 0.8, 0.8], [0.2, 0.45, 0.8, 0.55]])
+    unsure = torch.full((2, 4, 64), 1 / 64).log()
+    wide, narrow = surprise(unsure, places)
+    assert wide.item() == pytest.approx(narrow.item(), abs=0.01)
 
 
 def test_a_side_beyond_the_window_or_without_size_can_be_learned_from():
