@@ -73,8 +73,10 @@ def find_unexpected_boxes(placements: Placements, pictures: np.ndarray) -> Mispl
     """The same by what localisers say, which tell far better where a side is than a detector does.
 
     The decoys are those of all boxes: to choose some by how good their box looks would choose
-    objects that are easy to place. The ratio of the densities is an estimate and may be more than
-    the share leaves room for, so the suspicion nears 1 and does not end there; the order stays.
+    objects that are easy to place. Localisers tell decoys so well that the bound is near the share
+    itself, which is why it is taken, and not the low end of its interval. The ratio of the
+    densities is an estimate and may be more than the share leaves room for, so the suspicion nears
+    1 and does not end there; the order stays.
 
     Args:
         placements: about N annotations.
@@ -89,7 +91,7 @@ def find_unexpected_boxes(placements: Placements, pictures: np.ndarray) -> Mispl
         return _in_order(log_ratio, suggestion)
     share = _smallest_ratio(log_ratio[:, 0], log_ratio[:, 1:].ravel())
     # x / (1 + x^4)^(1/4): nearly x, as far as x is less than 1.
-    log_suspicion = np.log(share.low) + log_ratio[:, 0]
+    log_suspicion = np.log(share.value) + log_ratio[:, 0]
     suspicion = np.exp(-np.logaddexp(0, -4 * log_suspicion) / 4)
     return MisplacedBoxes(suspicion, suggestion, share)
 

@@ -77,6 +77,7 @@ def test_moved_sides_are_found(scenes, placements):
     found = find_unexpected_boxes(placements, data.image)
     assert roc_auc_score(wrong, found.suspicion) > 0.9
     assert 0.5 * wrong.mean() < found.share.value < 1.5 * wrong.mean()
+    assert 0.6 * wrong.sum() < found.suspicion.sum() < 1.4 * wrong.sum()
     assert found.suggestion is placements.located
 
 
