@@ -76,9 +76,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--boxes",
         action=argparse.BooleanOptionalAction,
-        help="whether two localisers are trained that judge the boxes, which takes most of the "
-        "time. Without them the detector judges boxes, far less surely, and before a training "
-        "nobody does (the default is --boxes, or what was chosen for the audit that is there)",
+        help="whether two localisers are trained that judge the boxes, which takes half of the "
+        "time or more. Without them the detector judges boxes, far less surely, and before a "
+        "training nobody does (the default is --boxes, or what was chosen for the audit that is "
+        "there)",
     )
     parser.add_argument(
         "--dataset", metavar="NAME", help="which one, if the run was trained on several"
