@@ -255,6 +255,16 @@ def test_a_narrow_box_is_no_likelier_badly_placed():
     assert wide.item() == pytest.approx(narrow.item(), abs=0.01)
 
 
+def test_sides_are_moved_by_a_share_of_the_width_or_of_the_height():
+    places = torch.tensor([[0.2, 0.45, 0.8, 0.55]])  # six times as wide as high
+    sure = -0.5 * ((torch.arange(64) + 0.5 - 64 * places[..., None]) / 2) ** 2
+    along, across = (
+        surprise(sure.log_softmax(dim=-1), places + torch.tensor(move))
+        for move in ([0.1, 0.0, 0.1, 0.0], [0.0, 0.1, 0.0, 0.1])
+    )
+    assert along < across - 0.5
+
+
 def test_a_side_beyond_the_window_or_without_size_can_be_learned_from():
     places = torch.tensor([[0.5, 0.5, 0.5, 0.5], [-0.2, 0.1, 1.3, 0.1]])
     logits = torch.zeros(2, 4, 64, requires_grad=True)
