@@ -73,10 +73,10 @@ def find_unexpected_boxes(placements: Placements, pictures: np.ndarray) -> Mispl
     """The same by what localisers say, which tell far better where a side is than a detector does.
 
     The decoys are those of all boxes: to choose some by how good their box looks would choose
-    objects that are easy to place. Localisers tell decoys so well that the bound is near the share
-    itself, which is why it is taken, and not the low end of its interval. The ratio of the
-    densities is an estimate and may be more than the share leaves room for, so the suspicion nears
-    1 and does not end there; the order stays.
+    objects that are easy to place. Localisers tell decoys well, so that the bound is near the share
+    and is taken itself, and not the low end of its interval. The ratio of the densities is an
+    estimate and may be more than the share leaves room for, so the suspicion nears 1 and does not
+    end there; the order stays.
 
     Args:
         placements: about N annotations.

@@ -52,8 +52,8 @@ _DECIDE = (
 _BY_LOCALISER = (
     "Annotations whose box is as unlikely as boxes are that were jittered on purpose, to a "
     "localiser: a small network that has learned from other pictures where objects of the class "
-    "have their sides. The percentage is the probability that the box is badly placed; the number "
-    "to expect is a bound."
+    "have their sides. The percentage is the probability that the box is badly placed, or only "
+    "an order where no number is expected; that number is a bound."
 )
 
 

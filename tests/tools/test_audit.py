@@ -177,6 +177,8 @@ def test_boxes_by_a_localiser(detector, data, tmp_path, monkeypatch, knowing, fe
     for k in (1, 2):
         assert said.count(f"Localiser {k} of 2 learns where the sides of boxes are.") == 2
     assert said.count("Localisers judge the boxes.") == 2
+    assert said.count("The detector looks at the pictures.") == 2
+    assert said.count("A backbone looks at the objects.") == 2
     plain, first, second = (
         json.loads((tmp_path / name / "audit.json").read_text())
         for name in ("plain", "first", "second")
