@@ -37,7 +37,7 @@ CLASSES = {
 #: Backbone -> of a ResNet: blocks in res4, groups, and channels per group in res2.
 RESNETS = {"R_50": (6, 1, 64), "X_101_32x4d": (23, 32, 4), "tiny": (6, 1, 16)}
 #: Backbone -> its name in timm.
-OF_TIMM = {"MobileNetV2": "mobilenetv2_100"}
+OF_TIMM = {"MobileNetV2": "mobilenetv2_100", "EfficientNetLite0": "tf_efficientnet_lite0"}
 BACKBONES = [*RESNETS, *OF_TIMM]
 #: Keys of Detectron2 that a strategy changes beside the class: OHEM wants all of the proposals.
 BESIDE_THE_WEIGHTER = {
