@@ -16,7 +16,7 @@ from .progress import Progress, silent
 
 __all__ = ["as_tensor", "bottom_up", "build_viewer", "gather_appearance"]
 
-_SIDE = 160  # pixels of a view
+_SIDE = 224  # pixels of a view
 _MARGINS = (0.1, 0.3)  # around the box, of the view as it is and of the mirrored one
 _AT_ONCE = 64  # views, for the memory's sake
 
