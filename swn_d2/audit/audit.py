@@ -7,6 +7,7 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from ..config import num_classes
+from ..engine import check_weights
 from ..errors import UserError
 from .annotations import Annotations
 from .appearance import build_viewer, gather_appearance
@@ -179,6 +180,7 @@ def audit_before_training(
             "MODEL.WEIGHTS is empty: before a training, a pretrained backbone judges the "
             "annotations; give its weights with --weights FILE."
         )
+    check_weights(cfg)
     check_are_enough(annotations.classes, annotations.image)
     viewer = build_viewer(cfg)
     return _audit(None, viewer, annotations, cfg.INPUT.FORMAT, localise, progress)

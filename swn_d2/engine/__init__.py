@@ -15,7 +15,7 @@ from .optimizer import (
     join_adam,
     sample_weighter_parameters,
 )
-from .setup import check_run, choose_device
+from .setup import check_run, check_weights, choose_device
 from .start import resume_command, start_run, write_config
 from .trainer import SWNTrainer
 from .values import check_values
@@ -28,6 +28,7 @@ __all__ = [
     "build_joint_optimizer",
     "check_run",
     "check_values",
+    "check_weights",
     "choose_device",
     "find_place",
     "is_restart",

@@ -27,6 +27,7 @@ __all__ = [
     "check_detector",
     "check_output_dir",
     "check_run",
+    "check_weights",
     "choose_device",
     "make_output_dir",
     "trace_of_training",
@@ -199,9 +200,18 @@ def _check_files(cfg, eval_only: bool, resume: bool):
         check_output_dir(cfg.OUTPUT_DIR, resume=resume)
         if resume and cfg.TEST.EVAL_PERIOD > 0 and last_checkpoint(cfg.OUTPUT_DIR):
             read_best(cfg.OUTPUT_DIR)  # as the training will
-    weights = cfg.MODEL.WEIGHTS
-    if eval_only and not weights:
+    if eval_only and not cfg.MODEL.WEIGHTS:
         raise UserError("there is nothing to evaluate: give MODEL.WEIGHTS and a checkpoint.")
+    check_weights(cfg)
+    if cfg.MODEL.LOAD_PROPOSALS:
+        training = () if eval_only else cfg.DATASETS.PROPOSAL_FILES_TRAIN
+        for file in (*training, *cfg.DATASETS.PROPOSAL_FILES_TEST):
+            read_pickled_arrays(file)  # Detectron2 would run the code in it
+
+
+def check_weights(cfg) -> None:
+    """Raise a :class:`UserError` if ``MODEL.WEIGHTS`` is a path, and leads to no file."""
+    weights = cfg.MODEL.WEIGHTS
     if weights and "://" not in weights and not os.path.isfile(weights):
         backbone = cfg.MODEL.TIMM.NAME
         is_made = weights == f"pretrained/{backbone}.pth"
@@ -209,10 +219,6 @@ def _check_files(cfg, eval_only: bool, resume: bool):
             f"there is no file {weights} (MODEL.WEIGHTS)"
             + (f"; python tools/get_backbone.py {backbone} makes it, once." if is_made else ".")
         )
-    if cfg.MODEL.LOAD_PROPOSALS:
-        training = () if eval_only else cfg.DATASETS.PROPOSAL_FILES_TRAIN
-        for file in (*training, *cfg.DATASETS.PROPOSAL_FILES_TEST):
-            read_pickled_arrays(file)  # Detectron2 would run the code in it
 
 
 def make_output_dir(folder: str) -> None:

@@ -560,7 +560,7 @@ def test_what_can_not_be_audited_before_training(data, tmp_path, monkeypatch):
     before = ["--before-training", "--output", tmp_path / "audit"]
     fails(monkeypatch, config, data, "--before-training", match="--output FOLDER")
     fails(monkeypatch, tmp_path, data, *before, match="takes the config of the training to be")
-    fails(monkeypatch, config, data, *before, "--weights", "none.pth", match=r"none\.pth")
+    fails(monkeypatch, config, data, *before, "--weights", "none.pth", match=r"no file none\.pth")
     torch.save({"model": {"head": torch.zeros(1)}}, tmp_path / "head.pth")
     options = [*before, "--weights", tmp_path / "head.pth"]
     fails(monkeypatch, config, data, *options, match="does not fit this model")
