@@ -42,14 +42,14 @@ def main() -> None:
         str(root / f"{name}.json")
         for name in (
             "annotations/instances_train",
-            "quarter",
-            "other_three_quarters",
-            "noisy_quarter",
-            "noisy_quarter.truth",
+            "third",
+            "other_two_thirds",
+            "noisy_third",
+            "noisy_third.truth",
         )
     )
-    # A quarter of them, for the time that it takes.
-    run("tools/split_dataset.py", clean, part, rest, "--share", "0.25")
+    # A third of them, for the time that it takes.
+    run("tools/split_dataset.py", clean, part, rest, "--share", "0.33")
     run("tools/add_noise.py", part, noisy, "--wrong-classes", str(SHARE))
     train(
         *(CONFIG, OUTPUT, "--register-coco", "noisy_digits", noisy, str(root / "train")),

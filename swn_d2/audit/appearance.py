@@ -16,7 +16,7 @@ from .progress import Progress, silent
 
 __all__ = ["as_tensor", "bottom_up", "build_viewer", "gather_appearance"]
 
-_SIDE = 224  # pixels of a view
+_SIDE, _SIDE_TO_A_DETECTOR = 224, 160  # pixels of a view
 _MARGINS = (0.1, 0.3)  # around the box, of the view as it is and of the mirrored one
 _AT_ONCE = 64  # views, for the memory's sake
 
@@ -47,6 +47,7 @@ def gather_appearance(
     annotations: Annotations,
     input_format: str,
     *,
+    has_learned: bool = False,
     progress: Progress = silent,
 ) -> np.ndarray:
     """Two views of each object: the mean of the backbone's last map over a square around it.
@@ -58,6 +59,8 @@ def gather_appearance(
         model: one of Detectron2's detectors.
         annotations: N of them.
         input_format: of the model's pictures, ``INPUT.FORMAT``.
+        has_learned: the backbone is one that was trained in the detector, and so knows objects at
+            the sizes that they have there; the views are then smaller than ImageNet's pictures.
         progress: goes through the pictures.
 
     Returns:
@@ -68,10 +71,12 @@ def gather_appearance(
             features are not finite.
     """
     result: np.ndarray | None = None
+    side = _SIDE_TO_A_DETECTOR if has_learned else _SIDE
     pictures = progress(annotations.by_picture(), "a backbone looks at the objects")
     for i, rows in enumerate(pictures):
         if len(rows):
-            seen = _look(model, annotations.read_picture(i, input_format), annotations.boxes[rows])
+            pixels = annotations.read_picture(i, input_format)
+            seen = _look(model, pixels, annotations.boxes[rows], side)
             if result is None:
                 result = np.zeros((len(annotations.ids), *seen.shape[1:]), np.float32)
             result[rows] = seen
@@ -98,12 +103,13 @@ def as_tensor(model: nn.Module, pixels: np.ndarray) -> torch.Tensor:
     return model.preprocess_image([{"image": tensor}]).tensor
 
 
-def _look(model: nn.Module, pixels: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+def _look(model: nn.Module, pixels: np.ndarray, boxes: np.ndarray, side: int) -> np.ndarray:
     """(n, V, C) float32: the views of a picture's objects.
 
     Args:
         pixels: (H, W, 3), as the model takes them.
         boxes: (n, 4) XYXY in pixels.
+        side: of a view, in pixels.
     """
     backbone, picture = bottom_up(model), as_tensor(model, pixels)
     corners = torch.from_numpy(boxes).to(picture)
@@ -115,7 +121,7 @@ def _look(model: nn.Module, pixels: np.ndarray, boxes: np.ndarray) -> np.ndarray
         squares = torch.cat([centres - half, centres + half], dim=1)
         means = []
         for part in squares.split(_AT_ONCE):
-            crops = roi_align(picture, [part], _SIDE, aligned=True)
+            crops = roi_align(picture, [part], side, aligned=True)
             features = backbone(crops.flip(3) if i else crops)
             means.append(list(features.values())[-1].mean(dim=(2, 3)))
         views.append(torch.cat(means))

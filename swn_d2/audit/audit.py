@@ -152,7 +152,8 @@ def audit_run(
         cfg.MODEL.WEIGHTS = start_weights
         viewer = build_viewer(cfg)
     evidence = gather_evidence(judge, annotations, progress=progress)
-    return _audit(evidence, viewer, annotations, cfg.INPUT.FORMAT, localise, progress)
+    how = {"has_learned": viewer is judge.model, "localise": localise, "progress": progress}
+    return _audit(evidence, viewer, annotations, cfg.INPUT.FORMAT, **how)
 
 
 def audit_before_training(
@@ -183,7 +184,8 @@ def audit_before_training(
     check_weights(cfg)
     check_are_enough(annotations.classes, annotations.image)
     viewer = build_viewer(cfg)
-    return _audit(None, viewer, annotations, cfg.INPUT.FORMAT, localise, progress)
+    how = {"has_learned": False, "localise": localise, "progress": progress}
+    return _audit(None, viewer, annotations, cfg.INPUT.FORMAT, **how)
 
 
 def _audit(
@@ -191,6 +193,8 @@ def _audit(
     viewer: nn.Module,
     annotations: Annotations,
     input_format: str,
+    *,
+    has_learned: bool,
     localise: bool,
     progress: Progress,
 ) -> Audit:
@@ -199,6 +203,7 @@ def _audit(
     Args:
         evidence: what a trained detector makes of the annotations, if there is one.
         viewer: a detector with the backbone that looks at objects.
+        has_learned: whether that was trained on the annotations.
     """
     seen = annotations, input_format
     number = len(annotations.ids)
@@ -209,7 +214,7 @@ def _audit(
         log_probs = evidence.log_probs
     appearance = np.zeros((number, 0, 0))
     if can_be_confused(annotations.classes):
-        appearance = gather_appearance(viewer, *seen, progress=progress)
+        appearance = gather_appearance(viewer, *seen, has_learned=has_learned, progress=progress)
     classes = find_wrong_classes(
         log_probs,
         appearance,

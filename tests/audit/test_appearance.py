@@ -52,6 +52,16 @@ def test_both_views_are_of_the_objects(data, pixel_format):
     assert 0 < blue[0] < blue[1]  # the second has more of what is around it
 
 
+def test_a_trained_backbone_sees_objects_smaller_than_one_of_imagenets(data):
+    model, sides = tiny_model(tiny_config()).eval(), []
+    model.backbone.bottom_up.register_forward_pre_hook(
+        lambda _, inputs: sides.append(inputs[0].shape[-1])
+    )
+    for has_learned in (False, True):
+        gather_appearance(model, data, "BGR", has_learned=has_learned)
+    assert set(sides[: len(sides) // 2]) == {224} and set(sides[len(sides) // 2 :]) == {160}
+
+
 def test_features_that_are_not_finite(data):
     model = tiny_model(tiny_config()).eval()
     with torch.no_grad():

@@ -574,11 +574,12 @@ def test_the_weights_that_a_training_started_from(data, tmp_path, monkeypatch, k
     config_of_a_training_to_be(tmp_path)
     weights = tmp_path / "backbone.pth"
     run = make_run(tmp_path, "faster_rcnn", "MODEL.WEIGHTS", str(weights))
-    viewers = []
+    viewers, have_learned = [], []
     gather = audit_module.gather_appearance
 
     def note(model, *args, **kwargs):
         viewers.append(model.state_dict())
+        have_learned.append(kwargs["has_learned"])
         return gather(model, *args, **kwargs)
 
     monkeypatch.setattr(audit_module, "gather_appearance", note)
@@ -592,6 +593,7 @@ def test_the_weights_that_a_training_started_from(data, tmp_path, monkeypatch, k
     for viewer, of in zip(viewers, (start, trained), strict=True):
         assert all(viewer[key].equal(of[key]) for key in start)
     assert any(not start[key].equal(trained[key]) for key in start)
+    assert have_learned == [False, True]
 
 
 def test_several_data_sets(data, tmp_path, monkeypatch):
