@@ -74,12 +74,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "pretrained backbone that a config starts from. Needs --output",
     )
     parser.add_argument(
-        "--boxes",
+        "--quick",
         action=argparse.BooleanOptionalAction,
-        help="whether two localisers are trained that judge the boxes, which takes half of the "
-        "time or more. Without them the detector judges boxes, far less surely, and before a "
-        "training nobody does (the default is --boxes, or what was chosen for the audit that is "
-        "there)",
+        help="train no localisers, which judge classes and boxes and take most of the time. "
+        "Without them classes are judged less surely, and boxes far less surely, by the detector; "
+        "before a training nobody judges boxes (the default is --no-quick, or what was chosen for "
+        "the audit that is there)",
     )
     parser.add_argument(
         "--dataset", metavar="NAME", help="which one, if the run was trained on several"
@@ -196,7 +196,7 @@ def show_progress(items: Sequence, what: str) -> Iterable:
 
 def judge(args: argparse.Namespace, cfg: CfgNode, annotations: Annotations, start: str) -> Audit:
     """The audit that the options ask for. It takes minutes."""
-    how = {"localise": args.boxes is not False, "progress": show_progress}
+    how = {"localise": not args.quick, "progress": show_progress}
     if args.before_training:
         return audit_before_training(cfg, annotations, **how)
     return audit_run(cfg, annotations, start, **how)
@@ -248,9 +248,9 @@ def main() -> None:
         check_outputs(annotations.file, [*files, *written])
 
         start = "" if args.before_training else start_weights(args.run)
-        options = {"boxes": args.boxes is not False, "before_training": args.before_training}
+        options = {"quick": bool(args.quick), "before_training": args.before_training}
         now = made_of(cfg, annotations, start, **options)
-        asked = {key: now[key] for key in now if key != "boxes" or args.boxes is not None}
+        asked = {key: now[key] for key in now if key != "quick" or args.quick is not None}
         content = None if args.overwrite else find_audit(files, annotations, asked)
         decisions = read_decisions(files[1])
         if content is None:

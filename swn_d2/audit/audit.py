@@ -52,8 +52,8 @@ class Audit:
         duplicates: (N,) see :func:`find_duplicates`.
         earlier: (N,) index of the annotation that each duplicate repeats, -1 for others.
         before_training: no detector has been asked, so nothing is known of missing objects.
-        localised: localisers have judged the boxes. Before a training, nothing is known of boxes
-            without them.
+        localised: localisers have judged, too. Before a training, nothing is known of boxes without
+            them.
     """
 
     annotations: Annotations
@@ -137,7 +137,7 @@ def audit_run(
         annotations: see :func:`training_annotations`.
         start_weights: what the training started from: a backbone that has not seen the annotations
             judges them better. If there is none, the trained one looks at the objects.
-        localise: whether boxes are judged by localisers, which are trained for it.
+        localise: whether localisers judge classes and boxes, too, which are trained for it.
         progress: goes through the pictures, or a localiser's steps, in each of several rounds.
 
     Raises:
@@ -169,7 +169,8 @@ def audit_before_training(
     Args:
         cfg: of the training to be, with the weights that it starts from in ``MODEL.WEIGHTS``.
         annotations: see :func:`training_annotations`.
-        localise: whether boxes are judged, by localisers that are trained for it.
+        localise: whether localisers judge classes and boxes, too, which are trained for it.
+            Without them nobody judges boxes.
         progress: goes through the pictures, or a localiser's steps, in each of several rounds.
 
     Raises:
@@ -206,25 +207,28 @@ def _audit(
         has_learned: whether that was trained on the annotations.
     """
     seen = annotations, input_format
-    number = len(annotations.ids)
     before_training = evidence is None
-    if before_training:
-        log_probs = np.zeros((number, len(annotations.category_ids)))
-    else:
-        log_probs = evidence.log_probs
-    appearance = np.zeros((number, 0, 0))
+    appearance = np.zeros((len(annotations.ids), 0, 0))
     if can_be_confused(annotations.classes):
         appearance = gather_appearance(viewer, *seen, has_learned=has_learned, progress=progress)
-    classes = find_wrong_classes(
-        log_probs,
-        appearance,
-        annotations.classes,
-        annotations.image,
-        before_training=before_training,
-    )
-    # After the classes, which say within minutes if nothing can be judged.
+
+    def judge_classes(*log_probs: np.ndarray) -> WrongClasses:
+        shape = len(log_probs), len(annotations.ids), len(annotations.category_ids)
+        return find_wrong_classes(
+            np.array(log_probs, np.float32).reshape(shape),
+            appearance,
+            annotations.classes,
+            annotations.image,
+            before_training=before_training,
+        )
+
+    by_detector = [] if before_training else [evidence.log_probs]
+    if not localise or not before_training:
+        # Before localisers learn: it says within minutes if a detector has not learned enough.
+        classes = judge_classes(*by_detector)
     if localise:
         placements = gather_placements(viewer, *seen, progress=progress)
+        classes = judge_classes(*by_detector, placements.log_probs)
         boxes = find_unexpected_boxes(placements, annotations.image)
     elif before_training:
         boxes = MisplacedBoxes.unknown(annotations.boxes)

@@ -24,7 +24,7 @@ __all__ = ["FORMAT", "VERSION", "check_audit", "find_audit", "is_audit", "made_o
 FORMAT, VERSION = "swn_d2 audit", 1
 
 #: Of how annotations are judged, as docs/audit.md has it. It is raised where that changes.
-_METHOD = 3
+_METHOD = 4
 
 _ANEW = "replace it with --overwrite, or give another folder with --output."
 
@@ -34,7 +34,7 @@ _NAMES = {
     "weights": "the weights",
     "start_weights": "the weights that the training started from",
     "config": "the config (INPUT, MODEL or TEST)",
-    "boxes": "--boxes or --no-boxes",
+    "quick": "--quick or --no-quick",
     "before_training": "--before-training",
     "method": "how this version of swn_d2 judges",
     "swn_d2": "the version of swn_d2",
@@ -46,7 +46,7 @@ def made_of(
     annotations: Annotations,
     start_weights: str,
     *,
-    boxes: bool,
+    quick: bool,
     before_training: bool,
 ) -> dict[str, Any]:
     """What decides what an audit says, but for the pictures, which are taken to be the same.
@@ -54,7 +54,7 @@ def made_of(
     Args:
         cfg: with the weights that judge in ``MODEL.WEIGHTS``.
         start_weights: as :func:`.audit.audit_run` takes them.
-        boxes: whether localisers judge the boxes.
+        quick: whether no localiser judges.
         before_training: whether no trained detector judges.
     """
     cfg = cfg.clone()
@@ -65,7 +65,7 @@ def made_of(
         "weights": _sha256(weights),
         "start_weights": _sha256(start_weights),
         "config": hashlib.sha256(config.encode()).hexdigest(),
-        "boxes": boxes,
+        "quick": quick,
         "before_training": before_training,
         "method": _METHOD,
         "swn_d2": __version__,

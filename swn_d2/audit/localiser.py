@@ -1,4 +1,4 @@
-"""A network that learns from annotated boxes where the sides of an object are."""
+"""A network that learns from annotations what an object is, and where its sides are."""
 
 import copy
 import itertools
@@ -21,6 +21,7 @@ __all__ = [
     "interpolate",
     "places_in",
     "surprise",
+    "surprise_of_class",
     "train_localiser",
     "windows_around",
 ]
@@ -34,20 +35,21 @@ _EDGES = (0.04, 0.42)  # where the sides of a box are in its window, from the ne
 _EPOCHS = 8
 _MOST_CROPS = 40_000  # so that many objects do not take longer to learn from than some thousand
 _BATCH = 16
-_RATE, _BACKBONE_RATE = 1e-3, 2e-4
+_RATE, _BACKBONE_RATE, _CLASSIFY_RATE = 1e-3, 2e-4, 1e-2
 _DECAY = 1e-4
 _BLUR = 1.5  # bins, of where an annotated side is
-_DOUBT = 0.6  # how likely any box is taken to be badly placed, before anything is known
+# How likely any box is taken to be badly placed, and any class wrong, before anything is known.
+_DOUBT, _DOUBT_OF_CLASS = 0.6, 0.3
 _SOFT = 0.02  # of a window, the edge of where the sides of such a box may have been moved from
 
 
 class Localiser(nn.Module):
-    """Looks at a crop that an object of a known class lies in, and says where its sides are: a
-    distribution over the places in the crop for each.
+    """Looks at a crop that an object lies in, and says what that is; and, its class being given,
+    where its sides are: a distribution over the places in the crop for each.
 
-    What the backbone sees is brought to one map, together with the class. For each side, the map
-    is summed along the side, with a weight for each place, and on the row that is left every bin
-    gets a score.
+    What the object is, it says of the mean of the backbone's last map. For the sides, what the
+    backbone sees is brought to one map, together with the class. For each, that map is summed along
+    the side, with a weight for each place, and on the row that is left every bin gets a score.
     """
 
     def __init__(self, backbone: nn.Module, num_classes: int):
@@ -64,6 +66,9 @@ class Localiser(nn.Module):
             nn.Sequential(nn.Conv2d(c, _CHANNELS, 1), nn.GroupNorm(_GROUPS, _CHANNELS))
             for c in channels
         )
+        self.classify = nn.Sequential(
+            nn.LayerNorm(channels[-1]), nn.Linear(channels[-1], num_classes)
+        )
         self.of_class = nn.Embedding(num_classes, _CHANNELS)
         self.mix = nn.ModuleList(nn.Conv2d(_CHANNELS, _CHANNELS, 3, padding=1) for _ in range(2))
         self.weight = nn.Conv2d(_CHANNELS, 4, 1)
@@ -72,15 +77,16 @@ class Localiser(nn.Module):
         self.score = nn.ModuleList(nn.Conv1d(_CHANNELS, 1, 3, padding=1) for _ in range(4))
         self.eval()  # the statistics of batch normalisation stay those of the pretraining
 
-    def forward(self, crops: Tensor, classes: Tensor) -> Tensor:
+    def forward(self, crops: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """(n, 4, B) logarithms of the probabilities of B bins, for the left, upper, right and lower
-        side.
+        side; and (n, K) of those of the classes, which do not know the given one.
 
         Args:
             crops: (n, 3, S, S), as the backbone takes pictures.
-            classes: (n,) of their objects.
+            classes: (n,) of their objects, for the sides.
         """
         maps = list(self.backbone(crops).values())[-_MAPS:]
+        of_classes = self.classify(maps[-1].mean(dim=(2, 3))).log_softmax(dim=-1)
         size = maps[0].shape[-2:]
         seen = self.of_class(classes)[:, :, None, None]
         for lateral, features in zip(self.lateral, maps, strict=True):
@@ -98,12 +104,14 @@ class Localiser(nn.Module):
             row = F.relu(self.along[axis](row)) + row
             score = self.score[side](F.relu(self.upsample(row)))
             scores.append(F.interpolate(score, _BINS, mode="linear")[:, 0])
-        return torch.stack(scores, dim=1).log_softmax(dim=-1)
+        return torch.stack(scores, dim=1).log_softmax(dim=-1), of_classes
 
     @torch.no_grad()
-    def look(self, picture: Tensor, windows: Tensor, classes: Tensor, mirrored: Tensor) -> Tensor:
-        """(n, 4, B) what :meth:`forward` says of windows of a picture, some of which it is shown as
-        mirror images.
+    def look(
+        self, picture: Tensor, windows: Tensor, classes: Tensor, mirrored: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(n, 4, B) and (n, K) what :meth:`forward` says of windows of a picture, some of which it
+        is shown as mirror images.
 
         Args:
             picture: (1, 3, H, W).
@@ -111,10 +119,10 @@ class Localiser(nn.Module):
             classes, mirrored: (n,).
         """
         crops = _crop(picture, windows)
-        log_probs = self(_mirror_some(crops, mirrored), classes)
-        left, top, right, bottom = log_probs.unbind(dim=1)
+        of_sides, of_classes = self(_mirror_some(crops, mirrored), classes)
+        left, top, right, bottom = of_sides.unbind(dim=1)
         back = torch.stack([right.flip(-1), top, left.flip(-1), bottom], dim=1)
-        return torch.where(mirrored[:, None, None], back, log_probs)
+        return torch.where(mirrored[:, None, None], back, of_sides), of_classes
 
 
 def windows_around(
@@ -167,14 +175,17 @@ def train_localiser(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         localiser = Localiser(bottom_up(model), len(annotations.category_ids)).to(model.device)
-    backbone = [p for p in localiser.backbone.parameters() if p.requires_grad]
-    head = [p for name, p in localiser.named_parameters() if not name.startswith("backbone.")]
-    groups, rates = [{"params": head}, {"params": backbone}], [_RATE, _BACKBONE_RATE]
-    optimizer = torch.optim.AdamW(groups, weight_decay=_DECAY)
+    parts = {"backbone": [], "classify": [], "": []}
+    for key, parameter in localiser.named_parameters():
+        part = key.split(".")[0]
+        if parameter.requires_grad:
+            parts[part if part in parts else ""].append(parameter)
+    rates = [_BACKBONE_RATE, _CLASSIFY_RATE, _RATE]
+    optimizer = torch.optim.AdamW([{"params": p} for p in parts.values()], weight_decay=_DECAY)
     steps = max(min(_EPOCHS * len(rows), _MOST_CROPS) // _BATCH, 1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps + 1)
     order = _endless(annotations, rows, rng)
-    for _ in progress(range(steps), f"{name} learns where the sides of boxes are"):
+    for _ in progress(range(steps), f"{name} learns what objects are, and where"):
         batch = np.array(list(itertools.islice(order, _BATCH)))
         batch = batch[np.argsort(annotations.image[batch], kind="stable")]
         boxes, images = annotations.boxes[batch], annotations.image[batch]
@@ -185,11 +196,12 @@ def train_localiser(
             crops.append(_crop(picture, windows[images == image]))
         mirrored = torch.from_numpy(rng.random(len(batch)) < 0.5).to(model.device)
         classes = torch.from_numpy(annotations.classes[batch]).to(model.device)
-        log_probs = localiser(_mirror_some(torch.cat(crops), mirrored), classes)
-        left, top, right, bottom = places_in(torch.from_numpy(boxes), windows).to(log_probs).T
+        of_sides, of_classes = localiser(_mirror_some(torch.cat(crops), mirrored), classes)
+        left, top, right, bottom = places_in(torch.from_numpy(boxes), windows).to(of_sides).T
         across = torch.stack([1 - right, top, 1 - left, bottom], dim=1)
         upright = torch.stack([left, top, right, bottom], dim=1)
-        loss = surprise(log_probs, torch.where(mirrored[:, None], across, upright)).mean()
+        loss = surprise(of_sides, torch.where(mirrored[:, None], across, upright)).mean()
+        loss = loss + surprise_of_class(of_classes, classes).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -249,3 +261,18 @@ def surprise(log_probs: Tensor, places: Tensor) -> Tensor:
     badly = (log_probs + moved).logsumexp(dim=-1)
     good, bad = math.log(1 - _DOUBT) + well.sum(dim=-1), math.log(_DOUBT) + badly.sum(dim=-1)
     return -torch.logaddexp(good, bad) / 4
+
+
+def surprise_of_class(log_probs: Tensor, classes: Tensor) -> Tensor:
+    """(n,) how unexpected classes are: negative log-likelihoods.
+
+    A class is annotated as it is, or, if it is wrong, as any one alike. Of a mixture of the two, an
+    object that is likely the second teaches little.
+
+    Args:
+        log_probs: (n, K) of what the objects are.
+        classes: (n,) as which they are annotated.
+    """
+    own = log_probs.gather(1, classes[:, None])[:, 0]
+    wrong = torch.full_like(own, math.log(_DOUBT_OF_CLASS / log_probs.shape[1]))
+    return -torch.logaddexp(math.log(1 - _DOUBT_OF_CLASS) + own, wrong)

@@ -51,7 +51,7 @@ _DECIDE = (
 )
 _BY_LOCALISER = (
     "Annotations whose box is as unlikely as boxes are that were jittered on purpose, to a "
-    "localiser: a small network that has learned from other pictures where objects of the class "
+    "localiser: a network that has learned from other pictures where objects of the class "
     "have their sides. The percentage is the probability that the box is badly placed, or only "
     "an order where no number is expected; that number is a bound."
 )
@@ -96,7 +96,7 @@ def _summary(audit: Audit) -> str:
     expected = audit.expected[WRONG_CLASS]
     unknown = ""
     if audit.before_training:
-        unknown = "" if audit.localised else " Boxes were not judged (--no-boxes)."
+        unknown = "" if audit.localised else " Boxes were not judged (--quick)."
         unknown += " Missing objects take a trained detector."
     return (
         f"{number:,} annotations in {len(audit.annotations.images):,} pictures. About "

@@ -1,4 +1,4 @@
-"""How well boxes are placed, by localisers of which none has learned from what it judges."""
+"""What objects are and where, by localisers of which none has learned from what it judges."""
 
 from dataclasses import dataclass
 
@@ -41,10 +41,12 @@ class Placements:
             against the mean density of all places that they could have been moved there from.
         located: (N, 4) float32 where the object is, XYXY in pixels: the medians of where the sides
             of the annotated box could have been moved from.
+        log_probs: (N, K) float32 logarithms of the probabilities of the classes.
     """
 
     contrasts: np.ndarray
     located: np.ndarray
+    log_probs: np.ndarray
 
 
 def gather_placements(
@@ -54,7 +56,7 @@ def gather_placements(
     *,
     progress: Progress = silent,
 ) -> Placements:
-    """Let localisers learn from the annotated boxes of some pictures, and judge those of others.
+    """Let localisers learn from the annotations of some pictures, and judge those of others.
 
     A detector sees small objects in few pixels, and has learned from the very boxes that it judges.
     A localiser sees each object at the same size, and no more than about where it is.
@@ -62,7 +64,7 @@ def gather_placements(
     Args:
         model: one of Detectron2's detectors, with the backbone that a localiser starts from.
         annotations: N of them. Where they are in fewer pictures than there are localisers, nothing
-            is learned, and all contrasts are 0.
+            is learned, all contrasts are 0, and all classes equally likely.
         input_format: of the model's pictures, ``INPUT.FORMAT``.
         progress: goes through the steps of each localiser's training, and then the pictures.
 
@@ -73,9 +75,11 @@ def gather_placements(
     placed = _placed(annotations)
     contrasts = np.zeros(placed.shape, np.float32)
     located = annotations.boxes.copy()
+    num_classes = len(annotations.category_ids)
+    log_probs = np.full((len(placed), num_classes), -np.log(num_classes), np.float32)
     pictures = np.random.default_rng(0).permutation(np.unique(annotations.image))
     if len(pictures) < _FOLDS:
-        return Placements(contrasts, located)
+        return Placements(contrasts, located, log_probs)
     fold_of = np.zeros(len(annotations.images), np.int64)
     fold_of[pictures] = np.arange(len(pictures)) % _FOLDS
     folds = fold_of[annotations.image]
@@ -90,22 +94,23 @@ def gather_placements(
                 progress=progress,
             )
         )
-    for i, rows in enumerate(progress(annotations.by_picture(), "localisers judge the boxes")):
+    seen = progress(annotations.by_picture(), "localisers judge the annotations")
+    for i, rows in enumerate(seen):
         if len(rows):
             picture = as_tensor(model, annotations.read_picture(i, input_format))
-            contrasts[rows], located[rows] = judge_placements(
+            contrasts[rows], located[rows], log_probs[rows] = judge_placements(
                 localisers[fold_of[i]],
                 picture,
                 placed[rows],
                 annotations.classes[rows],
                 np.random.default_rng(i),
             )
-    if not (np.isfinite(contrasts).all() and np.isfinite(located).all()):
+    if not all(np.isfinite(x).all() for x in (contrasts, located, log_probs)):
         raise UserError(
             "the localiser predicts values that are not finite (NaN): its training has diverged. "
-            "Give other weights, or leave the localisers out with --no-boxes."
+            "Give other weights, or leave the localisers out with --quick."
         )
-    return Placements(contrasts, located)
+    return Placements(contrasts, located, log_probs)
 
 
 def _placed(annotations: Annotations) -> np.ndarray:
@@ -125,9 +130,9 @@ def judge_placements(
     placed: np.ndarray,
     classes: np.ndarray,
     rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]:
-    """(n, 1 + D, 4) the contrasts and (n, 4) where the objects are, for those of a picture: see
-    :class:`Placements`.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(n, 1 + D, 4) the contrasts, (n, 4) where the objects are and (n, K) what they are, for those
+    of a picture: see :class:`Placements`. Of the classes it is the mean of the looks.
 
     Args:
         picture: (1, 3, H, W), as the backbone takes it.
@@ -139,12 +144,13 @@ def judge_placements(
     mirrored = (torch.arange(_VIEWS) % 2 == 1).repeat(len(placed))
     columns = windows, torch.from_numpy(classes).repeat_interleave(_VIEWS), mirrored
     parts = zip(*(column.split(_AT_ONCE) for column in columns), strict=True)
-    log_probs = torch.cat(
-        [localiser.look(picture, *(c.to(picture.device) for c in part)).cpu() for part in parts]
+    looks = [localiser.look(picture, *(c.to(picture.device) for c in part)) for part in parts]
+    of_sides, of_classes = (torch.cat(column).cpu() for column in zip(*looks, strict=True))
+    windows, of_sides, of_classes = (
+        x.unflatten(0, (len(placed), _VIEWS)) for x in (windows, of_sides, of_classes)
     )
-    windows, log_probs = (x.unflatten(0, (len(placed), _VIEWS)) for x in (windows, log_probs))
-    contrasts, located = rate(torch.from_numpy(placed), windows, log_probs)
-    return contrasts.numpy(), located.numpy()
+    contrasts, located = rate(torch.from_numpy(placed), windows, of_sides)
+    return contrasts.numpy(), located.numpy(), of_classes.mean(dim=1).numpy()
 
 
 def rate(placed: Tensor, windows: Tensor, log_probs: Tensor) -> tuple[Tensor, Tensor]:

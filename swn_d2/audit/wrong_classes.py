@@ -63,10 +63,10 @@ def find_wrong_classes(
 ) -> WrongClasses:
     """Weigh what an object looks like against how often annotations are wrong.
 
-    1. What the detector says of the object, and what that looks like to its backbone, become
-       calibrated probabilities of the *annotated* class, by a softmax regression ("matrix scaling",
-       Guo et al. 2017, Sec. 4.2; here on the principal components of the views as well). Each
-       picture's is fitted to the annotations of other pictures, with the penalty that predicts
+    1. What the detector and localisers say of the object, and what that looks like to a backbone,
+       become calibrated probabilities of the *annotated* class, by a softmax regression ("matrix
+       scaling", Guo et al. 2017, Sec. 4.2; here on the principal components of the views as well).
+       Each picture's is fitted to the annotations of other pictures, with the penalty that predicts
        them best.
     2. The share of wrong classes: of the part of the objects whose likeliest class leaves the
        second one farthest behind, those with another class annotated. There it errs hardly ever.
@@ -79,19 +79,19 @@ def find_wrong_classes(
        the logits are shifted until the mean of all is the share.
 
     Args:
-        log_probs: (N, K) logarithms of the detector's probabilities.
+        log_probs: (J, N, K) logarithms of the probabilities by J judges, a detector or localisers;
+            J may be 0.
         appearance: (N, V, C) V views of each object, in a backbone's features; V may be 0.
         classes: (N,) as they are annotated.
         pictures: (N,) the picture of each.
-        before_training: there is no detector, and its probabilities are all alike. A backbone that
-            was not trained for these classes errs more often, so that the part of the objects in
-            step 2 is smaller.
+        before_training: there is no detector. Who was not trained for so long errs more often, so
+            that the part of the objects in step 2 is smaller.
 
     Raises:
         UserError: there are too few annotations, or what judges disagrees with most of them.
     """
     check_are_enough(classes, pictures)
-    num_objects, num_classes = log_probs.shape
+    _, num_objects, num_classes = log_probs.shape
     if not can_be_confused(classes):
         probs = np.zeros((num_objects, num_classes))
         probs[np.arange(num_objects), classes] = 1
@@ -144,7 +144,7 @@ class _Regression:
         from sklearn.decomposition import PCA
         from sklearn.model_selection import GroupKFold
 
-        columns = [log_probs - log_probs.mean(axis=1, keepdims=True)]
+        columns = list(log_probs - log_probs.mean(axis=2, keepdims=True))
         for view in appearance.transpose(1, 0, 2):
             deviation = view.std(axis=0)
             number = min(_COMPONENTS, *view.shape)
@@ -153,8 +153,8 @@ class _Regression:
         self._features = np.hstack(columns).astype(np.float64)
         self._classes = classes
         self.folds = list(GroupKFold(_FOLDS).split(self._features, groups=pictures))
-        # Of classes that no other pictures have, it is what the detector says.
-        self._prior = np.exp(log_probs.astype(np.float64))
+        # Of classes that no other pictures have, it is what the judges say, or even without any.
+        self._prior = np.exp(log_probs.astype(np.float64)).sum(axis=0) + 1e-9
         self._prior /= self._prior.sum(axis=1, keepdims=True)
         self._inverse_penalty = max(_INVERSE_PENALTIES, key=self._mean_log)
 

@@ -122,7 +122,7 @@ def ingredients(tmp_path):
     return cfg, data, str(tmp_path / "start.pth")
 
 
-HOW = {"boxes": False, "before_training": False}
+HOW = {"quick": True, "before_training": False}
 
 
 def test_what_an_audit_is_made_of(ingredients, tmp_path):
@@ -138,7 +138,8 @@ def test_what_an_audit_is_made_of(ingredients, tmp_path):
         return [key for key in now if now[key] != before[key]]
 
     assert differs() == []
-    assert differs(boxes=True) == ["boxes"] and differs(before_training=True) == ["before_training"]
+    assert differs(quick=False) == ["quick"]
+    assert differs(before_training=True) == ["before_training"]
     assert differs(start="") == ["start_weights"]
     assert made_of(cfg, data, str(tmp_path / "none.pth"), **HOW)["start_weights"] == ""
     with pytest.raises(UserError, match="a pipe or a device"):  # which may never end
@@ -173,7 +174,7 @@ def test_what_an_audit_is_made_of(ingredients, tmp_path):
 
 def test_an_audit_is_found(tmp_path):
     files = [tmp_path / name for name in ("audit.json", "audit.csv")]
-    now = {"boxes": False}
+    now = {"quick": True}
     assert find_audit(files, DATA, now) is None
     content = document(make_audit())
     files[0].write_text(json.dumps(content))
@@ -182,9 +183,9 @@ def test_an_audit_is_found(tmp_path):
     files[1].touch()
     assert find_audit(files, DATA, now) == content
     with pytest.raises(
-        UserError, match="of something else, which differs in --boxes or --no-boxes, the weights; "
+        UserError, match="of something else, which differs in --quick or --no-quick, the weights; "
     ):
-        find_audit(files, DATA, {"boxes": True, "weights": "x"})
+        find_audit(files, DATA, {"quick": False, "weights": "x"})
     change(content, ("missing", 0, "suspicion"), 2)
     files[0].write_text(json.dumps(content))
     with pytest.raises(UserError, match="make it a number from 0 to 1"):

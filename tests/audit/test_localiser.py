@@ -1,4 +1,4 @@
-"""What localisers learn from annotated boxes, and what they make of others."""
+"""What localisers learn from annotations, and what they make of others."""
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from swn_d2.audit.localiser import (
     interpolate,
     places_in,
     surprise,
+    surprise_of_class,
     windows_around,
 )
 from swn_d2.audit.misplaced_boxes import find_unexpected_boxes
@@ -38,24 +39,26 @@ def small():
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
-    """Bright rectangles on noise, of which three in ten are annotated with sides that are moved;
-    (N, 4) where they are, and (N,) which of them these are."""
+    """Rectangles on noise, bright or dark ones, of which three in ten are annotated with sides that
+    are moved, and some as of the other class; (N, 4) where they are, and (N,) which of them are the
+    former, and which the latter."""
     folder, rng = tmp_path_factory.mktemp("scenes"), np.random.default_rng(0)
     true = []
     for i in range(NUM_PICTURES):
-        pixels = rng.integers(40, 120, (SIZE, SIZE, 3)).astype(np.uint8)
+        pixels = rng.integers(90, 160, (SIZE, SIZE, 3)).astype(np.uint8)
         for j in range(PER_PICTURE):
             x, y = np.array([j % 2, j // 2]) * SIZE // 2 + rng.integers(15, 30, 2)
             width, height = rng.integers(30, 65, 2)
-            pixels[y : y + height, x : x + width] += 120
+            pixels[y : y + height, x : x + width] += (90, 166)[len(true) % 2]
             true.append((x, y, x + width, y + height))
         Image.fromarray(pixels).save(folder / f"{i}.png")
     true, wrong = np.array(true, np.float32), rng.random(len(true)) < 0.3
     sizes = np.tile(true[:, 2:] - true[:, :2], 2)
     boxes = true + rng.uniform(-0.25, 0.25, sizes.shape) * sizes * wrong[:, None]
     image, classes = np.arange(len(true)) // PER_PICTURE, np.arange(len(true)) % 2
-    found = annotations(boxes, classes, image=image)
-    return Annotations(found.file, folder, found.content), true, wrong
+    of_other = rng.random(len(true)) < 0.2
+    found = annotations(boxes, np.where(of_other, 1 - classes, classes), image=image)
+    return Annotations(found.file, folder, found.content), true, wrong, of_other
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +72,7 @@ def placements(scenes, model):
 
 
 def test_moved_sides_are_found(scenes, placements):
-    data, true, wrong = scenes
+    data, true, wrong, _ = scenes
     own, *of_decoys = placements.contrasts.sum(axis=-1).T
     assert roc_auc_score(wrong, -own) > 0.9 and own.mean() > np.mean(of_decoys) + 1
     before, after = (np.abs(boxes - true)[wrong] for boxes in (data.boxes, placements.located))
@@ -79,6 +82,13 @@ def test_moved_sides_are_found(scenes, placements):
     assert 0.5 * wrong.mean() < found.share.value < 1.5 * wrong.mean()
     assert 0.6 * wrong.sum() < found.suspicion.sum() < 1.4 * wrong.sum()
     assert found.suggestion is placements.located
+
+
+def test_other_classes_are_found(scenes, placements):
+    data, _, _, of_other = scenes
+    np.testing.assert_allclose(np.exp(placements.log_probs).sum(axis=1), 1, atol=0.1)
+    own = placements.log_probs[np.arange(len(data.ids)), data.classes]
+    assert roc_auc_score(of_other, -own) > 0.95
 
 
 def test_nothing_else_changes_and_twice_is_the_same(scenes, model, monkeypatch):
@@ -96,17 +106,18 @@ def test_nothing_else_changes_and_twice_is_the_same(scenes, model, monkeypatch):
     assert (np.random.get_state()[1] == numpy_state).all()
     assert all(model.state_dict()[key].equal(value) for key, value in before.items())
     assert not model.training
-    learns = "localiser {} of 2 learns where the sides of boxes are"
+    learns = "localiser {} of 2 learns what objects are, and where"
     steps = NUM_PICTURES * PER_PICTURE // 2 // 16
     assert gone_through == [
         (learns.format(1), steps),
         (learns.format(2), steps),
-        ("localisers judge the boxes", NUM_PICTURES),
+        ("localisers judge the annotations", NUM_PICTURES),
     ]
     torch.rand(3)
     second = gather_placements(model, scenes[0], "BGR")
     assert (first.contrasts == second.contrasts).all()
     assert (first.located == second.located).all()
+    assert (first.log_probs == second.log_probs).all()
 
 
 def test_no_localiser_judges_what_it_has_learned_from(scenes, model, monkeypatch):
@@ -162,7 +173,7 @@ def test_a_decoy_is_rated_as_an_annotation_would_be(scenes, model):
     placed = np.repeat(data.boxes[:2, None], 4, axis=1)
     placed[:, 1] += 3
     placed[:, 3] += (-4, 2, 6, 5)
-    contrasts, located = judge_placements(
+    contrasts, located, _ = judge_placements(
         localiser, picture, placed, data.classes[:2], np.random.default_rng(0)
     )
     assert contrasts.shape == (2, 4, 4) and located.shape == (2, 4)
@@ -201,8 +212,10 @@ def test_a_mirror_image_is_told_as_it_is(scenes, model):
     window = torch.tensor([[20.0, 30.0, 90.0, 150.0]])
     other = torch.tensor([[width - 90.0, 30.0, width - 20.0, 150.0]])
     one = torch.zeros(1, dtype=torch.long)
-    shown = localiser.look(picture, window, one, torch.tensor([True]))[0]
-    plain = localiser.look(picture.flip(-1), other, one, torch.tensor([False]))[0]
+    shown = localiser.look(picture, window, one, torch.tensor([True]))
+    plain = localiser.look(picture.flip(-1), other, one, torch.tensor([False]))
+    torch.testing.assert_close(shown[1], plain[1], rtol=1e-3, atol=1e-3)
+    shown, plain = shown[0][0], plain[0][0]
     for side, as_other in ((0, 2), (2, 0)):
         torch.testing.assert_close(shown[side], plain[as_other].flip(-1), rtol=1e-3, atol=1e-3)
     for side in (1, 3):
@@ -246,6 +259,23 @@ def test_a_box_that_lies_elsewhere_teaches_little():
     assert pulls[0] == pytest.approx(pulls[1], rel=0.05) and 0 < pulls[3] < 0.15 * pulls[1]
     # What a box teaches before anything is known, in shares of what it would if it were trusted.
     assert pulls[0] == pytest.approx(0.4, abs=0.1)
+
+
+def test_an_object_of_another_class_teaches_little():
+    def pull(logits):
+        """How far the annotated class, the first, gets more likely in a small step."""
+        logits = torch.tensor([logits]).requires_grad_()
+        value = surprise_of_class(logits.log_softmax(dim=-1), torch.tensor([0]))
+        (gradient,) = torch.autograd.grad(value.sum(), logits)
+        return value.item(), -gradient[0, 0].item()
+
+    (unsure, much), (sure_of_it, _), (sure_of_other, little) = map(
+        pull, ([0.0, 0, 0, 0], [9.0, 0, 0, 0], [0.0, 9, 0, 0])
+    )
+    assert sure_of_it < unsure < sure_of_other < 3
+    # It is one of four, right with a probability of 0.7: as likely as before anything is known.
+    assert unsure == pytest.approx(np.log(4)) and much == pytest.approx(0.7 * 0.75)
+    assert 0 < little < 0.01
 
 
 def test_a_narrow_box_is_no_likelier_badly_placed():
@@ -297,6 +327,7 @@ def test_a_single_picture_says_nothing(scenes, model):
     result = gather_placements(model, data, "BGR")
     assert not result.contrasts.any() and (result.located == data.boxes).all()
     assert not find_unexpected_boxes(result, data.image).suspicion.any()
+    np.testing.assert_allclose(np.exp(result.log_probs), 0.5, rtol=1e-6)
 
 
 def test_a_training_that_diverges(scenes, monkeypatch):
@@ -305,5 +336,5 @@ def test_a_training_that_diverges(scenes, monkeypatch):
     with torch.no_grad():
         for parameter in bottom_up(model).parameters():
             parameter.fill_(torch.nan)
-    with pytest.raises(UserError, match="not finite .* leave the localisers out with --no-boxes"):
+    with pytest.raises(UserError, match="not finite .* leave the localisers out with --quick"):
         gather_placements(model, scenes[0], "BGR")

@@ -25,7 +25,7 @@ def test_what_objects_look_like_helps():
     views[rows, :, true] += 4 * (rng.random(len(classes)) < 0.9)[:, None]
     units = np.where(np.arange(100) < 6, 0.01, 100)  # what shows nothing is far larger
     areas = [
-        roc_auc_score(wrong, find_wrong_classes(log_probs, seen, classes, pictures).suspicion)
+        roc_auc_score(wrong, find_wrong_classes(log_probs[None], seen, classes, pictures).suspicion)
         for seen in (blind(log_probs), views, units * views - 7)
     ]
     assert areas[1] > areas[0] + 0.03
@@ -36,7 +36,7 @@ def test_what_objects_look_like_helps():
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_wrong_ones_are_found_and_counted(share, seed):
     log_probs, classes, wrong, pictures = class_evidence(share, seed=seed)
-    found = find_wrong_classes(log_probs, blind(log_probs), classes, pictures)
+    found = find_wrong_classes(log_probs[None], blind(log_probs), classes, pictures)
     assert roc_auc_score(wrong, found.suspicion) > 0.93
     assert found.share.low - 0.01 <= wrong.mean() <= found.share.high + 0.01
     assert found.suspicion.mean() == pytest.approx(found.share.value, abs=1e-6)
@@ -44,7 +44,7 @@ def test_the_wrong_ones_are_found_and_counted(share, seed):
 
 def test_a_suspicion_is_a_probability():
     log_probs, classes, wrong, pictures = class_evidence(0.3, number=6000)
-    suspicion = find_wrong_classes(log_probs, blind(log_probs), classes, pictures).suspicion
+    suspicion = find_wrong_classes(log_probs[None], blind(log_probs), classes, pictures).suspicion
     for low, high in ((0, 0.05), (0.05, 0.2), (0.2, 0.5), (0.5, 0.9), (0.9, 1.01)):
         is_here = (suspicion >= low) & (suspicion < high)
         assert is_here.sum() > 50
@@ -53,7 +53,7 @@ def test_a_suspicion_is_a_probability():
 
 def test_what_is_right_is_not_suspicious_because_it_is_hard():
     log_probs, classes, _, pictures = class_evidence(0)
-    found = find_wrong_classes(log_probs, blind(log_probs), classes, pictures)
+    found = find_wrong_classes(log_probs[None], blind(log_probs), classes, pictures)
     assert found.share.value < 0.01
     assert (found.suspicion > 0.5).mean() < 0.01
 
@@ -66,7 +66,7 @@ def test_the_share_is_taken_from_the_clearest(monkeypatch, before_training):
     for clear in (0.1, 1):
         name = "_CLEAR_TO_A_BACKBONE" if before_training else "_CLEAR"
         monkeypatch.setattr(wrong_classes, name, clear)
-        arguments = log_probs, blind(log_probs), classes, pictures
+        arguments = log_probs[None], blind(log_probs), classes, pictures
         found = find_wrong_classes(*arguments, before_training=before_training)
         shares.append(found.share.value)
     assert shares[0] < 0.01 < 0.03 < shares[1]
@@ -74,7 +74,7 @@ def test_the_share_is_taken_from_the_clearest(monkeypatch, before_training):
 
 def test_what_the_class_is():
     log_probs, classes, wrong, pictures = class_evidence(0.3, seed=3)
-    found = find_wrong_classes(log_probs, blind(log_probs), classes, pictures)
+    found = find_wrong_classes(log_probs[None], blind(log_probs), classes, pictures)
     np.testing.assert_allclose(found.probs.sum(axis=1), 1, atol=1e-6)
     own = found.probs[np.arange(len(classes)), classes]
     np.testing.assert_allclose(own, 1 - found.suspicion, atol=1e-6)
@@ -85,7 +85,7 @@ def test_what_the_class_is():
 
 def test_a_single_class_can_not_be_wrong():
     nothing = np.zeros((9, 1), np.float32)
-    found = find_wrong_classes(nothing, blind(nothing), np.zeros(9, int), np.arange(9))
+    found = find_wrong_classes(nothing[None], blind(nothing), np.zeros(9, int), np.arange(9))
     assert not found.suspicion.any() and found.share == (0, 0, 0)
     np.testing.assert_array_equal(found.probs, np.ones((9, 1)))
 
@@ -96,25 +96,25 @@ def test_a_class_of_one_picture():
     classes[:2] = 5
     log_probs[0] = [-9, -9, -9, -9, -9, 0]  # the detector knows it
     log_probs[1] = [0, -9, -9, -9, -9, -9]
-    suspicion = find_wrong_classes(log_probs, blind(log_probs), classes, pictures).suspicion
+    suspicion = find_wrong_classes(log_probs[None], blind(log_probs), classes, pictures).suspicion
     assert np.isfinite(suspicion).all()
     assert suspicion[0] < 0.1 and suspicion[1] > 0.5
 
 
 def test_two_classes():
     log_probs, classes, wrong, pictures = class_evidence(0.3, num_classes=2)
-    found = find_wrong_classes(log_probs, blind(log_probs), classes, pictures)
+    found = find_wrong_classes(log_probs[None], blind(log_probs), classes, pictures)
     assert roc_auc_score(wrong, found.suspicion) > 0.9
     # Where every second one is wrong, there is nothing to be learned from them.
     log_probs, classes, _, pictures = class_evidence(0.5, num_classes=2)
     with pytest.raises(UserError, match="has not learned enough to judge"):
-        find_wrong_classes(log_probs, blind(log_probs), classes, pictures)
+        find_wrong_classes(log_probs[None], blind(log_probs), classes, pictures)
 
 
 def test_too_little_to_learn_from():
     log_probs, classes, _, pictures = class_evidence(0.1, number=40)
     with pytest.raises(UserError, match="40 annotations in 8 pictures, too few"):
-        find_wrong_classes(log_probs, blind(log_probs), classes, pictures)
+        find_wrong_classes(log_probs[None], blind(log_probs), classes, pictures)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_too_little_to_learn_from():
 )
 def test_what_has_learned_nothing(before_training, message):
     log_probs, classes, _, pictures = class_evidence(0, skill=0, memorised=0)
-    arguments = log_probs, blind(log_probs), classes, pictures
+    arguments = log_probs[None], blind(log_probs), classes, pictures
     with pytest.raises(UserError, match=message):
         find_wrong_classes(*arguments, before_training=before_training)
 

@@ -83,10 +83,10 @@ def make_run(folder, detector="faster_rcnn", *opts, stock=False):
     return folder
 
 
-def run_tool(monkeypatch, run, data, *options, boxes="--no-boxes"):
-    """Without localisers, which take their time, unless ``boxes`` is another option, or None."""
+def run_tool(monkeypatch, run, data, *options, quick="--quick"):
+    """Without localisers, which take their time, unless ``quick`` is another option, or None."""
     registered = ["--register-coco", "audited", str(data / "train.json"), str(data)]
-    arguments = [str(run), *filter(None, [boxes]), *registered, *map(str, options)]
+    arguments = [str(run), *filter(None, [quick]), *registered, *map(str, options)]
     monkeypatch.setattr(sys, "argv", ["audit.py", *arguments])
     tool.main()
 
@@ -167,16 +167,16 @@ def test_it_says_the_same_twice(data, tmp_path, monkeypatch, knowing):
 
 
 @pytest.mark.parametrize("detector", ["faster_rcnn", "retinanet"])
-def test_boxes_by_a_localiser(detector, data, tmp_path, monkeypatch, knowing, few_crops, capsys):
+def test_what_localisers_change(detector, data, tmp_path, monkeypatch, knowing, few_crops, capsys):
     run = make_run(tmp_path, detector)
     run_tool(monkeypatch, run, data, "--output", tmp_path / "plain")
     capsys.readouterr()
     for name in ("first", "second"):
-        run_tool(monkeypatch, run, data, "--output", tmp_path / name, boxes=None)
+        run_tool(monkeypatch, run, data, "--output", tmp_path / name, quick=None)
     said = capsys.readouterr().out.splitlines()
     for k in (1, 2):
-        assert said.count(f"Localiser {k} of 2 learns where the sides of boxes are.") == 2
-    assert said.count("Localisers judge the boxes.") == 2
+        assert said.count(f"Localiser {k} of 2 learns what objects are, and where.") == 2
+    assert said.count("Localisers judge the annotations.") == 2
     assert said.count("The detector looks at the pictures.") == 2
     assert said.count("A backbone looks at the objects.") == 2
     plain, first, second = (
@@ -189,7 +189,7 @@ def test_boxes_by_a_localiser(detector, data, tmp_path, monkeypatch, knowing, fe
         [row["suspicions"] for row in audit["annotations"] if row["kind"]]
         for audit in (plain, first)
     ]
-    for kind, is_same in (("wrong class", True), ("duplicate", True), ("misplaced box", False)):
+    for kind, is_same in (("wrong class", False), ("duplicate", True), ("misplaced box", False)):
         before, after = ([row[kind] for row in rows] for rows in suspicions)
         assert (before == after) == is_same
     assert "the detector moves" in (tmp_path / "plain" / "audit.html").read_text()
@@ -275,7 +275,7 @@ def test_a_list_that_a_person_has_looked_at(audited, tmp_path, monkeypatch, caps
     file.write_text("\n".join([header, first + "keep", *others]))
     new = tmp_path / "new.json"
     # Who only writes need not say again whether boxes are judged.
-    run_tool(monkeypatch, run, data, "--write", new, "--relabel", boxes=None)
+    run_tool(monkeypatch, run, data, "--write", new, "--relabel", quick=None)
     assert f"Decisions about its list, in {file}: 1." in capsys.readouterr().out
     given = json.loads((data / "train.json").read_text())["annotations"]
     assert json.loads(new.read_text())["annotations"][0] == given[0]
@@ -324,7 +324,7 @@ def test_an_audit_of_something_else(audited, tmp_path, monkeypatch):
     run, data = audited
     before = files_in(run)
     differs = "exists already, and is an audit of something else, which differs in"
-    fails(monkeypatch, run, data, "--boxes", match=f"{differs} --boxes or --no-boxes;")
+    fails(monkeypatch, run, data, "--no-quick", match=f"{differs} --quick or --no-quick;")
     model = torch.load(run / "model_final.pth")
     torch.save({**model, "more": 1}, tmp_path / "other.pth")
     options = ["--weights", tmp_path / "other.pth"]
@@ -391,19 +391,12 @@ def test_what_is_seen_before_a_picture_is(data, tmp_path, monkeypatch, spoil, me
     fails(monkeypatch, make_run(tmp_path), tmp_path, match=message)
 
 
-def test_classes_are_judged_before_localisers_are_trained(tmp_path, monkeypatch):
+def test_a_detector_is_judged_before_localisers_are_trained(data, tmp_path, monkeypatch):
     """They take the longest."""
-    coloured_squares(tmp_path)
-    content = json.loads((tmp_path / "train.json").read_text())
-    classes = np.random.default_rng(0).integers(NUM_CLASSES, size=len(content["annotations"]))
-    for annotation, k in zip(content["annotations"], classes, strict=True):
-        annotation["category_id"] = int(k) + 1
-    (tmp_path / "train.json").write_text(json.dumps(content))
     trained = []
     monkeypatch.setattr(audit_module, "gather_placements", lambda *args, **_: trained.append(args))
-    options = ["--before-training", "--boxes", "--output", tmp_path / "audit"]
-    config = config_of_a_training_to_be(tmp_path)
-    fails(monkeypatch, config, tmp_path, *options, match="the backbone disagrees")
+    match = "the detector disagrees .* not learned enough"
+    fails(monkeypatch, make_run(tmp_path), data, "--no-quick", match=match)
     assert not trained
 
 
@@ -519,7 +512,7 @@ def test_before_training(tmp_path, monkeypatch, capsys):
     shares = [share_of(k, number // 10).value for k in range(number // 10)]
     assert min(abs(audit["expected"]["wrong class"]["value"] - number * s) for s in shares) < 0.1
     page = (output / "audit.html").read_text()
-    assert "Boxes were not judged (--no-boxes). Missing objects take a trained detector." in page
+    assert "Boxes were not judged (--quick). Missing objects take a trained detector." in page
     assert "Badly placed boxes" not in page
     for k in range(NUM_CLASSES):  # what is annotated as the next class
         row = page.split(f'<th scope="row">kind {(k + 1) % NUM_CLASSES}</th>')[1].split("</tr>")[0]
@@ -544,7 +537,7 @@ def test_before_training(tmp_path, monkeypatch, capsys):
 def test_boxes_before_training(tmp_path, monkeypatch, few_crops, capsys):
     coloured_squares(tmp_path)
     config, output = config_of_a_training_to_be(tmp_path), tmp_path / "audit"
-    options = ["--before-training", "--boxes", "--output", output]
+    options = ["--before-training", "--no-quick", "--output", output]
     run_tool(monkeypatch, config, tmp_path, *options, "--write", output / "new.json", "--relabel")
     audit = json.loads((output / "audit.json").read_text())
     assert list(audit["expected"]) == ["wrong class", "misplaced box", "duplicate"]
