@@ -35,7 +35,7 @@ _EDGES = (0.04, 0.42)  # where the sides of a box are in its window, from the ne
 _EPOCHS = 8
 _MOST_CROPS = 40_000  # so that many objects do not take longer to learn from than some thousand
 _BATCH = 16
-_RATE, _BACKBONE_RATE, _CLASSIFY_RATE = 1e-3, 2e-4, 1e-2
+_RATE, _BACKBONE_RATE = 1e-3, 2e-4
 _DECAY = 1e-4
 _BLUR = 1.5  # bins, of where an annotated side is
 # How likely any box is taken to be badly placed, and any class wrong, before anything is known.
@@ -175,13 +175,10 @@ def train_localiser(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         localiser = Localiser(bottom_up(model), len(annotations.category_ids)).to(model.device)
-    parts = {"backbone": [], "classify": [], "": []}
-    for key, parameter in localiser.named_parameters():
-        part = key.split(".")[0]
-        if parameter.requires_grad:
-            parts[part if part in parts else ""].append(parameter)
-    rates = [_BACKBONE_RATE, _CLASSIFY_RATE, _RATE]
-    optimizer = torch.optim.AdamW([{"params": p} for p in parts.values()], weight_decay=_DECAY)
+    backbone = [p for p in localiser.backbone.parameters() if p.requires_grad]
+    head = [p for name, p in localiser.named_parameters() if not name.startswith("backbone.")]
+    groups, rates = [{"params": head}, {"params": backbone}], [_RATE, _BACKBONE_RATE]
+    optimizer = torch.optim.AdamW(groups, weight_decay=_DECAY)
     steps = max(min(_EPOCHS * len(rows), _MOST_CROPS) // _BATCH, 1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps + 1)
     order = _endless(annotations, rows, rng)
