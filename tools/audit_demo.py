@@ -57,7 +57,7 @@ def main() -> None:
         *("SOLVER.MAX_ITER", "600", "SOLVER.STEPS", "(450,)"),
     )
     # The boxes are exact, and localisers take their time.
-    run("tools/audit.py", str(OUTPUT), "--no-boxes", "--overwrite")
+    run("tools/audit.py", str(OUTPUT), "--quick", "--overwrite")
     print(f"\n{SHARE:.0%} of the digits were annotated as another one. What the audit found:\n")
     run("tools/measure_audit.py", str(OUTPUT / "audit.json"), truth)
     minutes = (time.monotonic() - start) / 60
