@@ -55,7 +55,7 @@ def scenes(tmp_path_factory):
     sizes = np.tile(true[:, 2:] - true[:, :2], 2)
     boxes = true + rng.uniform(-0.25, 0.25, sizes.shape) * sizes * wrong[:, None]
     image, classes = np.arange(len(true)) // PER_PICTURE, np.arange(len(true)) % 2
-    of_other = rng.random(len(true)) < 0.2
+    of_other = rng.random(len(true)) < 0.1
     found = annotations(boxes, np.where(of_other, 1 - classes, classes), image=image)
     return Annotations(found.file, folder, found.content), true, wrong, of_other
 
@@ -68,7 +68,7 @@ def model():
 @pytest.fixture(scope="module")
 def placements(scenes, model):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(localiser_module, "_EPOCHS", 24)  # of few objects, by a random backbone
+        patch.setattr(localiser_module, "_EPOCHS", 16)  # of few objects, by a random backbone
         return gather_placements(model, scenes[0], "BGR")
 
 
