@@ -56,7 +56,7 @@ def main() -> None:
         *("DATASETS.TRAIN", "noisy_digits", "DATASETS.TEST", "()"),
         *("SOLVER.MAX_ITER", "600", "SOLVER.STEPS", "(450,)"),
     )
-    # The boxes are exact, and localisers take their time.
+    # The boxes are exact, and localisers, which would find still more, take their time.
     run("tools/audit.py", str(OUTPUT), "--quick", "--overwrite")
     print(f"\n{SHARE:.0%} of the digits were annotated as another one. What the audit found:\n")
     run("tools/measure_audit.py", str(OUTPUT / "audit.json"), truth)

@@ -1,5 +1,5 @@
 """Finding the wrong annotations of a data set by a detector that was trained on it, or before that
-by a backbone.
+by a backbone; and by localisers, which are trained for it.
 
-annotations + detector -> evidence -> suspicions -> audit -> files and a page (-> decisions)
+annotations + who judges -> evidence -> suspicions -> audit -> files and a page (-> decisions)
 """

@@ -44,7 +44,7 @@ MISSING_OBJECT = "missing object"
 
 @dataclass(frozen=True)
 class Audit:
-    """What a detector says of the annotations that it was trained on, or a backbone before that.
+    """What is known of the annotations that a detector was trained on, or will be.
 
     Attributes:
         annotations: the N that were examined.
@@ -141,8 +141,8 @@ def audit_run(
         progress: goes through the pictures, or a localiser's steps, in each of several rounds.
 
     Raises:
-        UserError: the weights or a picture can't be read, or the detector has not learned enough
-            to judge.
+        UserError: the weights or a picture can't be read, a localiser's training diverges, or the
+            detector has not learned enough to judge.
     """
     check_are_enough(annotations.classes, annotations.image)
     judge = build_judge(cfg)
@@ -174,8 +174,8 @@ def audit_before_training(
         progress: goes through the pictures, or a localiser's steps, in each of several rounds.
 
     Raises:
-        UserError: there are no such weights, they or a picture can't be read, or the backbone
-            tells the classes too badly apart.
+        UserError: there are no such weights, they or a picture can't be read, a localiser's
+            training diverges, or the classes are told too badly apart.
     """
     if not cfg.MODEL.WEIGHTS:
         raise UserError(
@@ -212,23 +212,25 @@ def _audit(
     if can_be_confused(annotations.classes):
         appearance = gather_appearance(viewer, *seen, has_learned=has_learned, progress=progress)
 
-    def judge_classes(*log_probs: np.ndarray) -> WrongClasses:
-        shape = len(log_probs), len(annotations.ids), len(annotations.category_ids)
+    def judge_classes(log_probs: np.ndarray) -> WrongClasses:
         return find_wrong_classes(
-            np.array(log_probs, np.float32).reshape(shape),
+            log_probs,
             appearance,
             annotations.classes,
             annotations.image,
             before_training=before_training,
         )
 
-    by_detector = [] if before_training else [evidence.log_probs]
+    by_detector = np.zeros((0, len(annotations.ids), len(annotations.category_ids)), np.float32)
+    if not before_training:
+        by_detector = evidence.log_probs[None]
     if not localise or not before_training:
-        # Before localisers learn: it says within minutes if a detector has not learned enough.
-        classes = judge_classes(*by_detector)
+        # Where localisers follow, for the error alone: a detector that has not learned enough is
+        # told within minutes.
+        classes = judge_classes(by_detector)
     if localise:
         placements = gather_placements(viewer, *seen, progress=progress)
-        classes = judge_classes(*by_detector, placements.log_probs)
+        classes = judge_classes(np.concatenate([by_detector, placements.log_probs[None]]))
         boxes = find_unexpected_boxes(placements, annotations.image)
     elif before_training:
         boxes = MisplacedBoxes.unknown(annotations.boxes)

@@ -270,6 +270,5 @@ def surprise_of_class(log_probs: Tensor, classes: Tensor) -> Tensor:
         log_probs: (n, K) of what the objects are.
         classes: (n,) as which they are annotated.
     """
-    own = log_probs.gather(1, classes[:, None])[:, 0]
-    wrong = torch.full_like(own, math.log(_DOUBT_OF_CLASS / log_probs.shape[1]))
-    return -torch.logaddexp(math.log(1 - _DOUBT_OF_CLASS) + own, wrong)
+    own = log_probs.gather(1, classes[:, None])[:, 0].exp()
+    return -((1 - _DOUBT_OF_CLASS) * own + _DOUBT_OF_CLASS / log_probs.shape[1]).log()

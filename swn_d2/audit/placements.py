@@ -11,12 +11,7 @@ from ..errors import UserError
 from .annotations import Annotations
 from .appearance import as_tensor
 from .evidence import DECOY_MOVES, place_decoys
-from .localiser import (
-    Localiser,
-    interpolate,
-    train_localiser,
-    windows_around,
-)
+from .localiser import Localiser, interpolate, train_localiser, windows_around
 from .progress import Progress, silent
 
 __all__ = ["Placements", "gather_placements", "judge_placements", "rate"]
@@ -58,7 +53,7 @@ def gather_placements(
 ) -> Placements:
     """Let localisers learn from the annotations of some pictures, and judge those of others.
 
-    A detector sees small objects in few pixels, and has learned from the very boxes that it judges.
+    A detector sees small objects in few pixels, and has learned from what it judges.
     A localiser sees each object at the same size, and no more than about where it is.
 
     Args:
@@ -132,7 +127,7 @@ def judge_placements(
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(n, 1 + D, 4) the contrasts, (n, 4) where the objects are and (n, K) what they are, for those
-    of a picture: see :class:`Placements`. Of the classes it is the mean of the looks.
+    of a picture: see :class:`Placements`. For the classes, the looks' logarithms are averaged.
 
     Args:
         picture: (1, 3, H, W), as the backbone takes it.
@@ -150,7 +145,7 @@ def judge_placements(
         x.unflatten(0, (len(placed), _VIEWS)) for x in (windows, of_sides, of_classes)
     )
     contrasts, located = rate(torch.from_numpy(placed), windows, of_sides)
-    return contrasts.numpy(), located.numpy(), of_classes.mean(dim=1).numpy()
+    return contrasts.numpy(), located.numpy(), of_classes.mean(dim=1).log_softmax(dim=-1).numpy()
 
 
 def rate(placed: Tensor, windows: Tensor, log_probs: Tensor) -> tuple[Tensor, Tensor]:

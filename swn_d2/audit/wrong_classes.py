@@ -79,9 +79,10 @@ def find_wrong_classes(
        the logits are shifted until the mean of all is the share.
 
     Args:
-        log_probs: (J, N, K) logarithms of the probabilities by J judges, a detector or localisers;
-            J may be 0.
-        appearance: (N, V, C) V views of each object, in a backbone's features; V may be 0.
+        log_probs: (J, N, K) logarithms of the probabilities by J judges, the detector, if there is
+            one, and then localisers; J may be 0.
+        appearance: (N, V, C) V views of each object, in a backbone's features; V may be 0
+            where J is not.
         classes: (N,) as they are annotated.
         pictures: (N,) the picture of each.
         before_training: there is no detector. Who was not trained for so long errs more often, so
@@ -96,7 +97,12 @@ def find_wrong_classes(
         probs = np.zeros((num_objects, num_classes))
         probs[np.arange(num_objects), classes] = 1
         return WrongClasses(np.zeros(num_objects), probs, Estimate(0.0, 0.0, 0.0))
-    regression = _Regression(log_probs, appearance, classes, pictures)
+    # Of classes that no other pictures have, only a detector can know anything.
+    prior = np.full((num_objects, num_classes), 1 / num_classes)
+    if not before_training:
+        prior = np.exp(log_probs[0].astype(np.float64))
+        prior /= prior.sum(axis=1, keepdims=True)
+    regression = _Regression(log_probs, appearance, classes, pictures, prior)
     noisy = regression.predict(np.ones(num_objects))
     second, first = np.sort(noisy, axis=1)[:, -2:].T
     clear = _CLEAR_TO_A_BACKBONE if before_training else _CLEAR
@@ -107,10 +113,10 @@ def find_wrong_classes(
     if share.value > min(_LARGEST_SHARE, 0.9 * (1 - 1 / num_classes)):
         who, remedy = "detector", "Train it longer, or start from a better backbone."
         if before_training:
-            who, remedy = "backbone", "Give weights of a better one with --weights FILE."
+            who, remedy = "pretrained backbone", "Give weights of a better one with --weights FILE."
         raise UserError(
-            f"the {who} disagrees with {share.value:.0%} of the classes that it is surest of: it "
-            f"has not learned enough to judge annotations. {remedy}"
+            f"what judges disagrees with {share.value:.0%} of the classes that it is surest of: "
+            f"the {who} has not learned enough to judge annotations. {remedy}"
         )
     probs = unconfused(noisy, evenly(share.value, num_classes))
     confusions = learn_confusions(probs, classes, share.value, regression.folds)
@@ -139,8 +145,13 @@ class _Regression:
         appearance: np.ndarray,
         classes: np.ndarray,
         pictures: np.ndarray,
+        prior: np.ndarray,
     ):
-        """Args: see :func:`find_wrong_classes`."""
+        """
+        Args:
+            log_probs, appearance, classes, pictures: see :func:`find_wrong_classes`.
+            prior: (N, K) the probabilities of classes that no other pictures have.
+        """
         from sklearn.decomposition import PCA
         from sklearn.model_selection import GroupKFold
 
@@ -153,9 +164,7 @@ class _Regression:
         self._features = np.hstack(columns).astype(np.float64)
         self._classes = classes
         self.folds = list(GroupKFold(_FOLDS).split(self._features, groups=pictures))
-        # Of classes that no other pictures have, it is what the judges say, or even without any.
-        self._prior = np.exp(log_probs.astype(np.float64)).sum(axis=0) + 1e-9
-        self._prior /= self._prior.sum(axis=1, keepdims=True)
+        self._prior = prior
         self._inverse_penalty = max(_INVERSE_PENALTIES, key=self._mean_log)
 
     def predict(self, weights: np.ndarray) -> np.ndarray:

@@ -32,6 +32,18 @@ def test_what_objects_look_like_helps():
     assert areas[2] == pytest.approx(areas[1], abs=0.01)  # whatever the features' units are
 
 
+def test_another_judge_helps():
+    log_probs, classes, wrong, pictures = class_evidence(0.3, skill=1)
+    true = np.where(wrong, log_probs.argmax(axis=1), classes)
+    other = np.random.default_rng(1).normal(size=log_probs.shape).astype(np.float32)
+    other[np.arange(len(classes)), true] += 3
+    areas = []
+    for judges in ([log_probs], [other], [log_probs, other]):
+        found = find_wrong_classes(np.array(judges), blind(log_probs), classes, pictures)
+        areas.append(roc_auc_score(wrong, found.suspicion))
+    assert areas[2] > areas[0] + 0.03 and areas[2] > areas[1] + 0.003
+
+
 @pytest.mark.parametrize("share", [0.05, 0.3])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_wrong_ones_are_found_and_counted(share, seed):
@@ -99,6 +111,12 @@ def test_a_class_of_one_picture():
     suspicion = find_wrong_classes(log_probs[None], blind(log_probs), classes, pictures).suspicion
     assert np.isfinite(suspicion).all()
     assert suspicion[0] < 0.1 and suspicion[1] > 0.5
+    # A localiser has not seen that class, and what it says of it means nothing.
+    other = np.where(np.arange(6) == 5, np.float32(-8), log_probs)
+    found = find_wrong_classes(np.stack([log_probs, other]), blind(other), classes, pictures)
+    np.testing.assert_allclose(found.suspicion[:2], suspicion[:2], atol=0.1)
+    found = find_wrong_classes(other[None], blind(other), classes, pictures, before_training=True)
+    assert (found.suspicion[:2] < 0.5).all()
 
 
 def test_two_classes():
@@ -120,8 +138,8 @@ def test_too_little_to_learn_from():
 @pytest.mark.parametrize(
     "before_training, message",
     [
-        (False, "the detector disagrees .* Train it longer"),
-        (True, "the backbone disagrees .* better one with --weights"),
+        (False, "the detector has not learned enough .* Train it longer"),
+        (True, "the pretrained backbone has not learned .* better one with --weights"),
     ],
 )
 def test_what_has_learned_nothing(before_training, message):

@@ -395,7 +395,7 @@ def test_a_detector_is_judged_before_localisers_are_trained(data, tmp_path, monk
     """They take the longest."""
     trained = []
     monkeypatch.setattr(audit_module, "gather_placements", lambda *args, **_: trained.append(args))
-    match = "the detector disagrees .* not learned enough"
+    match = "the detector has not learned enough to judge"
     fails(monkeypatch, make_run(tmp_path), data, "--no-quick", match=match)
     assert not trained
 
@@ -542,6 +542,11 @@ def test_boxes_before_training(tmp_path, monkeypatch, few_crops, capsys):
     audit = json.loads((output / "audit.json").read_text())
     assert list(audit["expected"]) == ["wrong class", "misplaced box", "duplicate"]
     assert any(row["suspicions"]["misplaced box"] for row in audit["annotations"])
+    quick = ["--before-training", "--output", tmp_path / "quick"]
+    run_tool(monkeypatch, config, tmp_path, *quick)
+    other = json.loads((tmp_path / "quick" / "audit.json").read_text())["annotations"]
+    for now, then in zip(audit["annotations"], other, strict=True):
+        assert now["suspicions"]["wrong class"] != then["suspicions"]["wrong class"]
     page = (output / "audit.html").read_text()
     assert "Badly placed boxes" in page and "a localiser" in page
     assert "Missing objects take a trained detector" in page
