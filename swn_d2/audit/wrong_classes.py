@@ -11,8 +11,7 @@ from .shares import Estimate, mean_shifted_to, share_of
 __all__ = ["WrongClasses", "can_be_confused", "check_are_enough", "find_wrong_classes"]
 
 _FOLDS = 5
-# scikit-learn's C. Where many are wrong, smaller ones predict annotations best, but not classes.
-_INVERSE_PENALTIES = (0.02, 0.05, 0.1, 0.3)
+_INVERSE_PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3)  # scikit-learn's C
 _COMPONENTS = 60  # principal ones, of a view
 _LARGEST_SHARE = 0.6  # beyond it the detector is more likely to be wrong than the annotations
 _FEWEST = 50  # annotations
