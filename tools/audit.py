@@ -76,8 +76,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--quick",
         action=argparse.BooleanOptionalAction,
-        help="train no localisers, which judge classes and boxes and take most of the time. "
-        "Without them classes are judged less surely, and boxes far less surely, by the detector; "
+        help="train no localisers, which judge classes and boxes and take half of the time or "
+        "more. Without them classes are judged less surely, and boxes far less surely, by the detector; "
         "before a training nobody judges boxes (the default is --no-quick, or what was chosen for "
         "the audit that is there)",
     )
