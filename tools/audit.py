@@ -77,9 +77,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--quick",
         action=argparse.BooleanOptionalAction,
         help="train no localisers, which judge classes and boxes and take half of the time or "
-        "more. Without them classes are judged less surely, and boxes far less surely, by the detector; "
-        "before a training nobody judges boxes (the default is --no-quick, or what was chosen for "
-        "the audit that is there)",
+        "more. Without them classes are judged less surely, and boxes far less surely, by the "
+        "detector; before a training nobody judges boxes (the default is --no-quick, or what was "
+        "chosen for the audit that is there)",
     )
     parser.add_argument(
         "--dataset", metavar="NAME", help="which one, if the run was trained on several"
