@@ -264,7 +264,8 @@ def surprise_of_class(log_probs: Tensor, classes: Tensor) -> Tensor:
     """(n,) how unexpected classes are: negative log-likelihoods.
 
     A class is annotated as it is, or, if it is wrong, as any one alike. Of a mixture of the two, an
-    object that is likely the second teaches little.
+    object that is likely the second teaches little (the forward correction of Patrini et al. 2017,
+    "Making Deep Neural Networks Robust to Label Noise", for errors that fall on all classes alike).
 
     Args:
         log_probs: (n, K) of what the objects are.

@@ -274,7 +274,7 @@ def test_a_list_that_a_person_has_looked_at(audited, tmp_path, monkeypatch, caps
     assert header.endswith(",decision") and first.startswith("7,1,") and first.endswith(",")
     file.write_text("\n".join([header, first + "keep", *others]))
     new = tmp_path / "new.json"
-    # Who only writes need not say again whether boxes are judged.
+    # Who only writes need not say again whether it was quick.
     run_tool(monkeypatch, run, data, "--write", new, "--relabel", quick=None)
     assert f"Decisions about its list, in {file}: 1." in capsys.readouterr().out
     given = json.loads((data / "train.json").read_text())["annotations"]
