@@ -7,7 +7,7 @@ PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
 # compile torch and Detectron2 again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo audit-demo test lint check-gpu clean
+.PHONY: demo audit-demo test lint check-gpu clean install-torch install-others
 
 demo: .venv/ready
 	.venv/bin/python tools/demo.py
@@ -35,6 +35,18 @@ check-gpu:
 
 # requirements.lock names every package, so pip need not resolve (--no-deps) and a source package
 # is built with the lock's own setuptools (--no-build-isolation). Python compiles what it imports.
+LOCKED := $(PIP) install --no-compile --no-deps --no-build-isolation
+OF_TORCH := '^(torch|triton|nvidia|cuda)'
+
+install-torch:
+	$(LOCKED) $$(grep -E $(OF_TORCH) requirements.lock)
+
+install-others:
+	$(LOCKED) $$(grep '^setuptools==' requirements.lock)
+	$(LOCKED) $$(grep -Ev $(OF_TORCH) requirements.lock | grep -v '^#')
+
+# torch, with what it needs of a GPU, is most of it, and pip unpacks one package after another: so
+# there are two of it.
 .venv/ready: requirements.lock tools/install_detectron2.py tools/detectron2_wheel/_C.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { \
 	    echo "error: requirements.lock is for Python 3.11 and $(PYTHON) is not that;" \
@@ -42,8 +54,7 @@ check-gpu:
 	@echo 'Setting up .venv: about 3 GB of packages to fetch, 6 GB on disk, 9 GB meanwhile.'
 	rm -rf .venv
 	$(PYTHON) -m venv .venv
-	$(PIP) install --no-compile $$(grep '^setuptools==' requirements.lock)
-	$(PIP) install --no-compile --no-deps --no-build-isolation -r requirements.lock
+	@$(MAKE) --no-print-directory --jobs=2 install-torch install-others
 	.venv/bin/python tools/install_detectron2.py
 	$(PIP) install --no-deps --no-build-isolation -e .
 	$(PIP) check

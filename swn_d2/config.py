@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from .errors import UserError
@@ -146,16 +145,21 @@ def load_config(config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:
 
 
 def flat_config(cfg: CfgNode) -> dict[str, Any]:
-    """A config as one level of plain values: {"SOLVER.MAX_ITER": 900, ...}."""
-    return dict(_flatten(yaml.safe_load(cfg.dump()), ""))
+    """A config as one level of plain values, with lists for tuples, as its file has them:
+    {"SOLVER.MAX_ITER": 900, "SOLVER.STEPS": [600, 800], ...}."""
+    return dict(_flatten(cfg, ""))
 
 
-def _flatten(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
+def _flatten(section: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in section.items():
         if isinstance(value, dict):
             yield from _flatten(value, f"{prefix}{key}.")
         else:
-            yield prefix + key, value
+            yield prefix + key, _listed(value)
+
+
+def _listed(value: Any) -> Any:
+    return [_listed(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def section_of(weighter: str) -> str:

@@ -3,7 +3,7 @@
 import difflib
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ class Run:
 
     def check_config(self) -> None:
         """Raise a :class:`UserError` if the config file says something else by now."""
-        now = _resolve(self.config, self.overrides)
+        now = _resolve(load_config(self.config, self.overrides))
         for key, value in self.settings["config"].items():
             if now.get(key) != value:
                 raise UserError(
@@ -187,9 +187,8 @@ def load_matrix(file: str | Path, *, imports: Sequence[str] = ()) -> Matrix:
     )
 
 
-def _resolve(config: str, overrides: Iterable[str]) -> dict[str, Any]:
+def _resolve(cfg: CfgNode) -> dict[str, Any]:
     """All of its config that a run depends on, but for what the tool sets."""
-    cfg = load_config(config, list(overrides))
     unused = _unused_sections(cfg)
     return {
         key: value
@@ -239,7 +238,6 @@ class _RowSpec:
                 )
             overrides += [key, str(value)]
         try:
-            values = _resolve(config, overrides)
             cfg = load_config(config, overrides)
             check_values(cfg)  # not only when it is the row's turn
             check_detector(cfg)
@@ -247,6 +245,7 @@ class _RowSpec:
                 _check_metrics(cfg, metrics)
         except UserError as error:
             raise section.error(str(error)) from error
+        values = _resolve(cfg)
         return cls(name, config, tuple(overrides), values, source, evaluated is not None)
 
 

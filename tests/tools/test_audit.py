@@ -14,8 +14,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+from swn_d2.audit import appearance, localiser
 from swn_d2.audit import audit as audit_module
-from swn_d2.audit import localiser
 from swn_d2.audit.annotations import Annotations
 from swn_d2.audit.evidence import build_judge, gather_evidence
 from swn_d2.audit.shares import share_of
@@ -58,6 +58,15 @@ def data(tmp_path_factory):
     content = {"images": images, "annotations": annotations, "categories": categories}
     (folder / "train.json").write_text(json.dumps(content))
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_views():
+    """Smaller ones than a photograph takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(appearance, "_SIDE", 64)
+        patch.setattr(appearance, "_SIDE_TO_A_DETECTOR", 64)
+        yield
 
 
 @pytest.fixture(autouse=True)
