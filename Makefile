@@ -46,7 +46,7 @@ install-others:
 	$(LOCKED) $$(grep -Ev $(OF_TORCH) requirements.lock | grep -v '^#')
 
 # torch, with what it needs of a GPU, is most of it, and pip unpacks one package after another: so
-# there are two of it.
+# there are two of them.
 .venv/ready: requirements.lock tools/install_detectron2.py tools/detectron2_wheel/_C.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { \
 	    echo "error: requirements.lock is for Python 3.11 and $(PYTHON) is not that;" \
