@@ -297,6 +297,7 @@ TRAINING_SETS = [
     (of_all(iscrowd=None), '"iscrowd" that is not 0 or 1'),
     (of_all(iscrowd=math.nan), '"iscrowd" that is not 0 or 1'),
     (of_all(iscrowd=1), "no annotation to train on"),
+    (of_all(ignore=1), '"ignore" that is not 0'),
     (of_all(keypoints="1,2,2"), '"keypoints" that is not a list of numbers'),
     (of_all(keypoints=["1", 2, 2]), '"keypoints" that is not a list of numbers'),
     (of_all(sample_weight=0), "a sample_weight of 0 throughout"),

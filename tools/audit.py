@@ -260,11 +260,12 @@ def main() -> None:
                 check_written_here(args.write)
             audit = judge(args, cfg, annotations, start)
             name = Path(args.run).resolve().name
-            files[0].unlink(missing_ok=True)  # what is between two audits is none
+            for file in (files[0], files[2]):
+                file.unlink(missing_ok=True)  # what is between two audits is none
             texts = to_csv(audit), to_json(audit, run=name, made_of=now)
-            write_page(audit, files[2], name=name)  # which takes seconds
             write_text(files[1], texts[0])
             write_text(files[0], texts[1])
+            write_page(audit, files[2], name=name)  # last, for it reads pictures again
             content = read_json(files[0])
         else:
             print(

@@ -9,6 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..data import unknown_dataset
 from ..data.checks.coco import read_coco
+from ..data.checks.pictures import check_files_exist, check_picture_size
 from ..errors import UserError
 from ..evaluation.pictures import read_pixels
 
@@ -119,6 +120,17 @@ class Annotations:
     def picture_file(self, index: int) -> Path:
         """The file of the picture with this index."""
         return self.image_root / self.images[index]["file_name"]
+
+    def check_pictures(self) -> None:
+        """Check that all pictures are there, and of the sizes that the file says.
+
+        Raises:
+            UserError: how many are missing, or the first that is not as it should be.
+        """
+        files = [self.picture_file(i) for i in range(len(self.images))]
+        check_files_exist(self.file, files)
+        for file, image in zip(files, self.images, strict=True):
+            check_picture_size(str(file), (image["width"], image["height"]), str(self.file))
 
     def read_picture(self, index: int, format: str) -> np.ndarray:
         """(H, W, 3) the pixels of a picture.

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from ..engine import SafeCheckpointer, check_values, choose_device
@@ -14,11 +15,12 @@ from ..errors import UserError
 from .annotations import Annotations
 from .progress import Progress, silent
 
-__all__ = ["as_tensor", "bottom_up", "build_viewer", "gather_appearance"]
+__all__ = ["as_tensor", "bottom_up", "build_viewer", "crop", "gather_appearance"]
 
 _SIDE, _SIDE_TO_A_DETECTOR = 224, 160  # pixels of a view
 _MARGINS = (0.1, 0.3)  # around the box, of the view as it is and of the mirrored one
 _AT_ONCE = 64  # views, for the memory's sake
+_FINEST = 4  # pixels of a window for one of its crop, from which the window is shrunk before
 
 
 def build_viewer(cfg: CfgNode) -> nn.Module:
@@ -93,7 +95,7 @@ def bottom_up(model: nn.Module) -> nn.Module:
     return getattr(model.backbone, "bottom_up", model.backbone)
 
 
-def as_tensor(model: nn.Module, pixels: np.ndarray) -> torch.Tensor:
+def as_tensor(model: nn.Module, pixels: np.ndarray) -> Tensor:
     """(1, 3, H', W') a picture as the backbone of a detector takes it, at its own size and padded.
 
     Args:
@@ -101,6 +103,36 @@ def as_tensor(model: nn.Module, pixels: np.ndarray) -> torch.Tensor:
     """
     tensor = torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32))
     return model.preprocess_image([{"image": tensor}]).tensor
+
+
+def crop(picture: Tensor, windows: Tensor, side: int) -> Tensor:
+    """(n, 3, side, side): windows of a picture, each brought to the same size; zeros where they
+    reach beyond it.
+
+    Every pixel of a window counts, as many as there are. So large ones are shrunk by a whole factor
+    first, within the picture, for :func:`roi_align` keeps four numbers for each pixel of a window,
+    and a wrong box may be of any size.
+
+    Args:
+        picture: (1, 3, H, W).
+        windows: (n, 4) XYXY in pixels.
+    """
+    windows = windows.to(picture)
+    factors = ((windows[:, 2:] - windows[:, :2]) / (_FINEST * side)).floor().clamp(min=1)
+    is_large = (factors > 1).any(dim=1)
+    crops = picture.new_zeros(len(windows), 3, side, side)
+    crops[~is_large] = roi_align(picture, [windows[~is_large]], side, aligned=True)
+    limits = [picture.shape[3], picture.shape[2]] * 2
+    for i in is_large.nonzero()[:, 0]:
+        window, factor = windows[i], factors[i].long().tolist()
+        x0, y0, x1, y1 = (int(v.clamp(0, limit)) for v, limit in zip(window, limits, strict=True))
+        part = picture[:, :, y0 : y1 + 1, x0 : x1 + 1]
+        if not part.numel():
+            continue
+        small = F.avg_pool2d(part, factor[::-1], ceil_mode=True)
+        place = (window - window.new_tensor([x0, y0] * 2)) / window.new_tensor(factor * 2)
+        crops[i] = roi_align(small, [place[None]], side, aligned=True)[0]
+    return crops
 
 
 def _look(model: nn.Module, pixels: np.ndarray, boxes: np.ndarray, side: int) -> np.ndarray:
@@ -121,7 +153,7 @@ def _look(model: nn.Module, pixels: np.ndarray, boxes: np.ndarray, side: int) ->
         squares = torch.cat([centres - half, centres + half], dim=1)
         means = []
         for part in squares.split(_AT_ONCE):
-            crops = roi_align(picture, [part], side, aligned=True)
+            crops = crop(picture, part, side)
             features = backbone(crops.flip(3) if i else crops)
             means.append(list(features.values())[-1].mean(dim=(2, 3)))
         views.append(torch.cat(means))

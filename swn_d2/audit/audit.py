@@ -145,6 +145,7 @@ def audit_run(
             detector has not learned enough to judge.
     """
     check_are_enough(annotations.classes, annotations.image)
+    annotations.check_pictures()
     judge = build_judge(cfg)
     viewer = judge.model
     if start_weights:
@@ -174,8 +175,8 @@ def audit_before_training(
         progress: goes through the pictures, or a localiser's steps, in each of several rounds.
 
     Raises:
-        UserError: there are no such weights, they or a picture can't be read, a localiser's
-            training diverges, or the classes are told too badly apart.
+        UserError: there are no such weights, they or a picture can't be read, or a localiser's
+            training diverges.
     """
     if not cfg.MODEL.WEIGHTS:
         raise UserError(
@@ -184,6 +185,7 @@ def audit_before_training(
         )
     check_weights(cfg)
     check_are_enough(annotations.classes, annotations.image)
+    annotations.check_pictures()
     viewer = build_viewer(cfg)
     how = {"has_learned": False, "localise": localise, "progress": progress}
     return _audit(None, viewer, annotations, cfg.INPUT.FORMAT, **how)
@@ -224,7 +226,7 @@ def _audit(
     by_detector = np.zeros((0, len(annotations.ids), len(annotations.category_ids)), np.float32)
     if not before_training:
         by_detector = evidence.log_probs[None]
-    if not localise or not before_training:
+    if not (localise and before_training):
         # Where localisers follow, for the error alone: a detector that has not learned enough is
         # told within minutes.
         classes = judge_classes(by_detector)

@@ -82,6 +82,7 @@ def build_judge(cfg: CfgNode) -> DefaultPredictor:
             f"{type(_heads(predictor)).__name__}, can't be asked about given boxes; audit a "
             "training of swn_d2's or Detectron2's Faster, Mask or Cascade R-CNN or RetinaNet."
         )
+    _heads(predictor).mask_on = False  # nobody looks at its masks, which take long
     return predictor
 
 
@@ -156,6 +157,9 @@ def _rate(
     image = resize.apply_image(pixels)
     factor = torch.tensor([image.shape[1] / width, image.shape[0] / height] * 2)
     boxes = torch.from_numpy(placed.reshape(-1, 4)) * factor
+    # A wrong box may be of any size, and pooling keeps what is in proportion to that.
+    sides = torch.tensor([image.shape[1], image.shape[0]] * 2)
+    boxes = boxes.clamp(min=-sides, max=2 * sides)
     of_boxes = torch.from_numpy(classes).repeat_interleave(placed.shape[1])
     log_probs, refined = [], []
     for mirrored in (False, True):

@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import roi_align
 
 from .annotations import Annotations, split
-from .appearance import as_tensor, bottom_up
+from .appearance import as_tensor, bottom_up, crop
 from .evidence import DECOY_MOVES
 from .progress import Progress, silent
 
@@ -35,6 +34,7 @@ _EDGES = (0.04, 0.42)  # where the sides of a box are in its window, from the ne
 _EPOCHS = 8
 _MOST_CROPS = 40_000  # so that many objects do not take longer to learn from than some thousand
 _BATCH = 16
+_TOGETHER = 8  # objects of a picture, at most, that are learned from in a row
 _RATE, _BACKBONE_RATE = 1e-3, 2e-4
 _DECAY = 1e-4
 _BLUR = 1.5  # bins, of where an annotated side is
@@ -118,7 +118,7 @@ class Localiser(nn.Module):
             windows: (n, 4) XYXY in pixels.
             classes, mirrored: (n,).
         """
-        crops = _crop(picture, windows)
+        crops = crop(picture, windows, _SIDE)
         of_sides, of_classes = self(_mirror_some(crops, mirrored), classes)
         left, top, right, bottom = of_sides.unbind(dim=1)
         back = torch.stack([right.flip(-1), top, left.flip(-1), bottom], dim=1)
@@ -141,11 +141,6 @@ def windows_around(
     window_sizes = shown / (1 - before - after)
     corners = boxes[:, :2] - (shown - sizes) / 2 - before * window_sizes
     return np.hstack([corners, corners + window_sizes]).astype(np.float32)
-
-
-def _crop(picture: Tensor, windows: Tensor) -> Tensor:
-    """(n, 3, S, S): windows (n, 4) of a picture (1, 3, H, W), each brought to the same size."""
-    return roi_align(picture, [windows.to(picture)], _SIDE, aligned=True)
 
 
 def train_localiser(
@@ -190,7 +185,7 @@ def train_localiser(
         crops = []
         for image in np.unique(images):
             picture = as_tensor(model, annotations.read_picture(int(image), input_format))
-            crops.append(_crop(picture, windows[images == image]))
+            crops.append(crop(picture, windows[images == image], _SIDE))
         mirrored = torch.from_numpy(rng.random(len(batch)) < 0.5).to(model.device)
         classes = torch.from_numpy(annotations.classes[batch]).to(model.device)
         of_sides, of_classes = localiser(_mirror_some(torch.cat(crops), mirrored), classes)
@@ -223,12 +218,18 @@ def interpolate(values: Tensor, at: Tensor) -> Tensor:
 
 
 def _endless(annotations: Annotations, rows: np.ndarray, rng: np.random.Generator) -> Iterator[int]:
-    """The rows again and again, those of a picture together, in ever another order."""
+    """The rows again and again, in ever another order; a few of a picture together, since it has to
+    be read, but not so many that a batch is of one picture or class."""
     of_pictures = split(annotations.image[rows], len(annotations.images))
-    of_pictures = [rows[of_picture] for of_picture in of_pictures if len(of_picture)]
     while True:
-        for i in rng.permutation(len(of_pictures)):
-            yield from of_pictures[i]
+        shuffled = (rng.permutation(rows[of_picture]) for of_picture in of_pictures)
+        groups = [
+            group[start : start + _TOGETHER]
+            for group in shuffled
+            for start in range(0, len(group), _TOGETHER)
+        ]
+        for i in rng.permutation(len(groups)):
+            yield from groups[i]
 
 
 def _mirror_some(crops: Tensor, mirrored: Tensor) -> Tensor:

@@ -98,11 +98,11 @@ def _summary(audit: Audit) -> str:
     if audit.before_training:
         unknown = "" if audit.localised else " Boxes were not judged (--quick)."
         unknown += " Missing objects take a trained detector."
-    return (
-        f"{number:,} annotations in {len(audit.annotations.images):,} pictures. About "
-        f"{expected.value:,.0f} of them, {expected.value / max(number, 1):.1%}, have a wrong class."
-        f"{unknown}"
-    )
+    wrong = "How many have a wrong class can't be told: judges disagree with most of them."
+    if expected.value or not expected.high:
+        share = expected.value / max(number, 1)
+        wrong = f"About {expected.value:,.0f} of them, {share:.1%}, have a wrong class."
+    return f"{number:,} annotations in {len(audit.annotations.images):,} pictures. {wrong}{unknown}"
 
 
 def _numbers(audit: Audit) -> str:

@@ -14,6 +14,7 @@ _FOLDS = 5
 _INVERSE_PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3)  # scikit-learn's C
 _COMPONENTS = 60  # principal ones, of a view
 _LARGEST_SHARE = 0.6  # beyond it the detector is more likely to be wrong than the annotations
+_ASSUMED_SHARE = 0.01  # of wrong classes, where no share can be found
 _FEWEST = 50  # annotations
 # The part of the objects, those with the clearest class, that tells the share of wrong ones.
 _CLEAR, _CLEAR_TO_A_BACKBONE = 1 / 3, 0.1
@@ -25,8 +26,9 @@ class WrongClasses:
 
     Attributes:
         suspicion: (N,) probability that the annotated class is wrong.
-        probs: (N, K) probabilities of what the class really is, the annotation being known.
-        share: of the wrong classes among all.
+        probs: (N, K) probabilities of what the class really is, the annotation being known; 0 of
+            classes without an annotation.
+        share: of the wrong classes among all. Where nothing can be said it is 0, from 0 to 1.
     """
 
     suspicion: np.ndarray
@@ -78,6 +80,10 @@ def find_wrong_classes(
     5. The detector has learned from the wrong annotations as well, and believes them a little:
        the logits are shifted until the mean of all is the share.
 
+    Where judges disagree with most of the clearest, they may be wrong, or the annotations. A
+    detector that has not learned enough is told so. Before a training no number is said, and what
+    is left is the order, with the suspicions of a share of one in a hundred.
+
     Args:
         log_probs: (J, N, K) logarithms of the probabilities by J judges, the detector, if there is
             one, and then localisers; J may be 0.
@@ -89,21 +95,43 @@ def find_wrong_classes(
             that the part of the objects in step 2 is smaller.
 
     Raises:
-        UserError: there are too few annotations, or what judges disagrees with most of them.
+        UserError: there are too few annotations, or the detector has not learned enough.
     """
     check_are_enough(classes, pictures)
-    _, num_objects, num_classes = log_probs.shape
-    if not can_be_confused(classes):
-        probs = np.zeros((num_objects, num_classes))
-        probs[np.arange(num_objects), classes] = 1
-        return WrongClasses(np.zeros(num_objects), probs, Estimate(0.0, 0.0, 0.0))
-    # Of classes that no other pictures have, only a detector can know anything.
-    prior = np.full((num_objects, num_classes), 1 / num_classes)
-    if not before_training:
-        prior = np.exp(log_probs[0].astype(np.float64))
+    _, num_objects, num_categories = log_probs.shape
+    rows = np.arange(num_objects)
+    # Of a category without an annotation nothing can be learned.
+    used, classes = np.unique(classes, return_inverse=True)
+    what_it_is, share = np.ones((num_objects, len(used))), Estimate(0.0, 0.0, 0.0)
+    if len(used) > 1:
+        log_probs = log_probs[:, :, used]
+        if before_training:
+            prior = _prior(classes)
+        else:
+            prior = np.exp(log_probs[0].astype(np.float64))
         prior /= prior.sum(axis=1, keepdims=True)
-    regression = _Regression(log_probs, appearance, classes, pictures, prior)
-    noisy = regression.predict(np.ones(num_objects))
+        regression = _Regression(log_probs, appearance, classes, pictures, prior)
+        what_it_is, share = _weigh(regression, classes, before_training)
+    probs = np.zeros((num_objects, num_categories))
+    probs[:, used] = what_it_is
+    return WrongClasses(1 - what_it_is[rows, classes], probs, share)
+
+
+def _prior(classes: np.ndarray) -> np.ndarray:
+    """(N, K) for classes that no other pictures have, of which only a detector can know anything:
+    as rare as they are, but an object that is annotated as one is it as likely as any other."""
+    rows, shares = np.arange(len(classes)), np.bincount(classes) / len(classes)
+    prior = np.tile(shares, (len(classes), 1))
+    prior[rows, classes] = np.maximum(shares[classes], 1 / len(shares))
+    return prior
+
+
+def _weigh(
+    regression: "_Regression", classes: np.ndarray, before_training: bool
+) -> tuple[np.ndarray, Estimate]:
+    """(N, K) probabilities of what the class is, and the share of wrong ones: from step 2 on."""
+    noisy = regression.predict(np.ones(len(classes)))
+    rows, num_classes = np.arange(len(classes)), noisy.shape[1]
     second, first = np.sort(noisy, axis=1)[:, -2:].T
     clear = _CLEAR_TO_A_BACKBONE if before_training else _CLEAR
     is_clear = first / second >= np.quantile(first / second, 1 - clear)
@@ -111,25 +139,31 @@ def find_wrong_classes(
     share = share_of(int(disagrees[is_clear].sum()), int(is_clear.sum()))
     # With K classes, (K - 1) / K of those of a guesser are wrong.
     if share.value > min(_LARGEST_SHARE, 0.9 * (1 - 1 / num_classes)):
-        who, remedy = "detector", "Train it longer, or start from a better backbone."
-        if before_training:
-            who, remedy = "pretrained backbone", "Give weights of a better one with --weights FILE."
-        raise UserError(
-            f"what judges disagrees with {share.value:.0%} of the classes that it is surest of: "
-            f"the {who} has not learned enough to judge annotations. {remedy}"
-        )
+        if not before_training:
+            raise UserError(
+                f"the detector disagrees with {share.value:.0%} of the classes that it is surest "
+                "of: it has not learned enough to judge annotations. Train it longer, or start "
+                "from a better backbone."
+            )
+        return _with_mean(noisy, classes, _ASSUMED_SHARE), Estimate(0.0, 0.0, 1.0)
     probs = unconfused(noisy, evenly(share.value, num_classes))
     confusions = learn_confusions(probs, classes, share.value, regression.folds)
     what_it_is = posterior(unconfused(noisy, confusions), classes, confusions)
-    rows = np.arange(num_objects)
     probs = regression.predict(what_it_is[rows, classes])
     confusions = learn_confusions(probs, classes, share.value, regression.folds)
-    what_it_is = posterior(probs, classes, confusions)
-    suspicion = mean_shifted_to(1 - what_it_is[rows, classes], share.value)
-    what_it_is[rows, classes] = 0
-    what_it_is *= suspicion[:, None] / what_it_is.sum(axis=1, keepdims=True)
-    what_it_is[rows, classes] = 1 - suspicion
-    return WrongClasses(suspicion, what_it_is, share)
+    return _with_mean(posterior(probs, classes, confusions), classes, share.value), share
+
+
+def _with_mean(probs: np.ndarray, classes: np.ndarray, share: float) -> np.ndarray:
+    """(N, K): the probabilities (N, K), shifted so that the mean share is of other classes than the
+    annotated ones."""
+    rows = np.arange(len(classes))
+    suspicion = mean_shifted_to(1 - probs[rows, classes], share)
+    shifted = probs.copy()
+    shifted[rows, classes] = 0
+    shifted *= suspicion[:, None] / shifted.sum(axis=1, keepdims=True)
+    shifted[rows, classes] = 1 - suspicion
+    return shifted
 
 
 class _Regression:

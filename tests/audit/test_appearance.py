@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
+from torchvision.ops import roi_align
 
 from swn_d2.audit.annotations import Annotations
-from swn_d2.audit.appearance import gather_appearance
+from swn_d2.audit.appearance import crop, gather_appearance
 from swn_d2.errors import UserError
 from tests.tiny import tiny_config, tiny_model
 
@@ -74,3 +76,32 @@ def test_features_that_are_not_finite(data):
 def test_no_object_at_all(tmp_path, data):
     nothing = Annotations(data.file, data.image_root, {**data.content, "annotations": []})
     assert len(gather_appearance(tiny_model(tiny_config()).eval(), nothing, "BGR")) == 0
+
+
+def test_a_large_window_is_brought_to_size_as_a_small_one():
+    coarse = torch.rand(1, 3, 30, 40, generator=torch.Generator().manual_seed(0))
+    picture = F.interpolate(coarse, (1200, 1600), mode="bilinear")
+    windows = torch.tensor(
+        [
+            [100.0, 200, 1500, 1100],  # wide
+            [300, -200, 500, 1500],  # high, and beyond the picture's edges
+            [900, 700, 1000, 820],  # as small as it is seen
+            [-3000, 100, 100, 700],
+        ]
+    )
+    seen, expected = crop(picture, windows, 32), roi_align(picture, [windows], 32, aligned=True)
+    assert (seen[2] == expected[2]).all()
+    # The row and column where the picture ends is a little more or less of it.
+    difference = (seen - expected).abs()
+    assert difference.mean() < 0.005
+    assert (difference.amax(dim=1) > 0.05).float().mean() < 0.03
+
+
+@pytest.mark.parametrize(
+    "box",
+    [(10, 10, 1e5, 60), (-1e7, -1e7, 1e7, 1e7), (190, 5, 1e9, 6), (1e5, 1e5, 3e5, 3e5)],
+)
+def test_a_wrong_box_of_any_size_can_be_looked_at(box):
+    """Pooling keeps four numbers for every pixel of a window: 1e5 of them squared are too many."""
+    seen = crop(torch.ones(1, 3, SIZE, SIZE), torch.tensor([box, BOX], dtype=torch.float32), 32)
+    assert ((seen >= 0) & (seen <= 1)).all() and (seen[1] == 1).all()

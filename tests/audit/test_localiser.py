@@ -1,5 +1,7 @@
 """What localisers learn from annotations, and what they make of others."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -165,6 +167,20 @@ def test_the_number_of_crops_is_bounded(scenes, model, monkeypatch):
     monkeypatch.setattr(Localiser, "forward", note)
     localiser_module.train_localiser(model, scenes[0], np.arange(100), "BGR", seed=0)
     assert sum(seen) == 64
+
+
+def test_every_object_is_learned_from_as_often_a_few_of_a_picture_together():
+    image = np.repeat([0, 1, 2, 3], [50, 3, 57, 40])
+    some = np.flatnonzero(np.arange(150) % 10)
+    data = annotations(np.tile([10, 10, 50, 50], (150, 1)), np.zeros(150, int), image=image)
+    order = localiser_module._endless(data, some, np.random.default_rng(0))
+    passes = np.array(list(itertools.islice(order, 4 * len(some)))).reshape(4, -1)
+    assert (np.sort(passes, axis=1) == some).all()
+    for one in passes:
+        changes = np.flatnonzero(np.diff(image[one])) + 1
+        assert 8 <= max(len(part) for part in np.split(one, changes)) < 40
+        assert (np.diff(one) < 0).sum() > 40  # nor in the order of the file
+    assert (passes[0] != passes[1]).any()
 
 
 def test_a_decoy_is_rated_as_an_annotation_would_be(scenes, model):

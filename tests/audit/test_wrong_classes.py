@@ -135,18 +135,54 @@ def test_too_little_to_learn_from():
         find_wrong_classes(log_probs[None], blind(log_probs), classes, pictures)
 
 
-@pytest.mark.parametrize(
-    "before_training, message",
-    [
-        (False, "the detector has not learned enough .* Train it longer"),
-        (True, "the pretrained backbone has not learned .* better one with --weights"),
-    ],
-)
-def test_what_has_learned_nothing(before_training, message):
+def test_a_detector_that_has_learned_nothing():
     log_probs, classes, _, pictures = class_evidence(0, skill=0, memorised=0)
+    with pytest.raises(UserError, match="the detector disagrees with .* Train it longer"):
+        find_wrong_classes(log_probs[None], blind(log_probs), classes, pictures)
+
+
+def test_before_a_training_where_most_are_wrong_an_order_is_left():
+    """Localisers have learned for half an hour until then, and boxes are judged as well."""
+    log_probs, classes, wrong, pictures = class_evidence(0.65, memorised=0)
     arguments = log_probs[None], blind(log_probs), classes, pictures
-    with pytest.raises(UserError, match=message):
-        find_wrong_classes(*arguments, before_training=before_training)
+    found = find_wrong_classes(*arguments, before_training=True)
+    assert found.share == (0, 0, 1)
+    assert found.suspicion.mean() == pytest.approx(0.01, abs=1e-6)
+    assert roc_auc_score(wrong, found.suspicion) > 0.8
+    np.testing.assert_allclose(found.probs.sum(axis=1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("before_training", [False, True])
+def test_categories_without_an_annotation_change_nothing(before_training):
+    log_probs, classes, _, pictures = class_evidence(0.1)
+    number, used = len(classes), np.array([2, 5, 6, 30, 31, 79])  # of COCO's 80
+    listed = np.random.default_rng(1).normal(size=(number, 80)).astype(np.float32)
+    listed[:, used] = log_probs
+    found, expected = (
+        find_wrong_classes(
+            *(judged[None], blind(judged), annotated, pictures), before_training=before_training
+        )
+        for judged, annotated in ((listed, used[classes]), (log_probs, classes))
+    )
+    np.testing.assert_array_equal(found.suspicion, expected.suspicion)
+    np.testing.assert_array_equal(found.probs[:, used], expected.probs)
+    assert found.share == expected.share and found.probs.sum() == pytest.approx(number)
+
+
+def test_classes_of_one_picture_leave_the_others_their_probabilities():
+    """Before a training: of thirty classes nothing can be learned, for each is in one picture."""
+    log_probs, classes, wrong, pictures = class_evidence(0.1, number=300, num_classes=3)
+    judged = np.hstack([log_probs, np.full((len(classes), 30), -9, np.float32)])
+    first = np.arange(30) * 5  # of its picture
+    annotated = classes.copy()
+    annotated[first] = 3 + np.arange(30)
+    found = find_wrong_classes(
+        judged[None], blind(judged), annotated, pictures, before_training=True
+    )
+    others = np.setdiff1d(np.arange(len(classes)), first)
+    assert roc_auc_score(wrong[others], found.suspicion[others]) > 0.9
+    assert found.probs[others, 3:].sum(axis=1).mean() < 0.03
+    assert (found.suspicion[first] < 0.5).all()  # nobody knows
 
 
 def test_shares():

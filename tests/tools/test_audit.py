@@ -347,7 +347,7 @@ def test_an_audit_of_something_else(audited, tmp_path, monkeypatch):
     )
     assert files_in(run) == before and not (tmp_path / "new.json").exists()
     # It is made anew, and not taken: it looks for the pictures.
-    fails(monkeypatch, run, data, "--overwrite", match=r"cannot read .*0\.png")
+    fails(monkeypatch, run, data, "--overwrite", match="6 of 6 files .* do not exist")
     assert files_in(run) == before
 
 
@@ -423,16 +423,21 @@ def test_a_start_at_a_url(tmp_path, monkeypatch, capsys):
     assert tool.start_weights(str(tmp_path)) == cfg.MODEL.WEIGHTS
 
 
-def test_a_picture_that_is_gone(data, tmp_path, monkeypatch):
-    (tmp_path / "train.json").write_bytes((data / "train.json").read_bytes())
-    fails(monkeypatch, make_run(tmp_path), tmp_path, match=r"cannot read .*0\.png")
-
-
-def test_a_picture_of_another_size(data, tmp_path, monkeypatch):
-    (tmp_path / "train.json").write_bytes((data / "train.json").read_bytes())
-    for picture in data.glob("*.png"):
-        Image.open(picture).resize((WIDTH // 2, HEIGHT)).save(tmp_path / picture.name)
-    fails(monkeypatch, make_run(tmp_path), tmp_path, match="is 48x64 pixels, but .* says 96x64")
+@pytest.mark.parametrize("before", [[], ["--before-training"]])
+def test_all_pictures_are_looked_for_first(before, data, tmp_path, monkeypatch):
+    shutil.copytree(data, tmp_path / "data")
+    run, last = make_run(tmp_path), tmp_path / "data" / f"{NUM_PICTURES - 1}.png"
+    if before:
+        options = [*before, "--output", tmp_path / "out", "--weights", run / "model_final.pth"]
+        run = run / "config.yaml"
+    else:
+        options = []
+    monkeypatch.setattr(Annotations, "read_picture", None)
+    Image.open(last).resize((WIDTH // 2, HEIGHT)).save(last)
+    arguments = monkeypatch, run, tmp_path / "data", *options
+    fails(*arguments, match=rf"{last.name} is 48x64 pixels, but .* says 96x64")
+    last.unlink()
+    fails(*arguments, match=rf"1 of 6 files .* do not exist; the first is .*{last.name}")
 
 
 @pytest.mark.parametrize("pixel_format", ["RGB", "BGR"])
