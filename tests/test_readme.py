@@ -108,10 +108,10 @@ HOW = {
     PLAN: runs(says="is a config for them"),
     TRAIN: ends_with("output/cats already holds a run"),
     # Up to the weights, which tests/tools/test_get_backbone.py fetches.
-    "python tools/audit.py cats.yaml --before-training "
-    "--register-coco cats_train cats_train.json cats/images "
-    "--output output/cats_audit --write cats/cleaned.json --relabel": ends_with(
-        "pretrained/mobilenetv2_100.pth is not a PyTorch checkpoint"
+    "python tools/audit.py configs/PascalVOC-Detection/faster_rcnn_EfficientNetLite0_FPN.yaml "
+    "--before-training --register-coco cats_train cats_train.json cats/images --dataset "
+    "cats_train --output output/cats_audit --write cats/cleaned.json --relabel": ends_with(
+        "pretrained/tf_efficientnet_lite0.pth is not a PyTorch checkpoint"
     ),
     "./train_net.py --config-file output/cats/config.yaml --eval-only "
     "MODEL.WEIGHTS output/cats/model_final.pth": runs(says=r"\bAP\b"),
@@ -119,6 +119,7 @@ HOW = {
     "python tools/report.py output/cats": runs(says="output/cats/report.html"),
     # With the file there; tests/tools/test_get_backbone.py fetches it.
     "python tools/get_backbone.py mobilenetv2_100": runs(says="Keeping pretrained/mobilenetv2_100"),
+    "python tools/get_backbone.py tf_efficientnet_lite0": runs(says="Keeping pretrained/tf_effic"),
     "./train_net.py --config-file configs/PascalVOC-Detection/"
     "faster_rcnn_MobileNetV2_FPN_swn.yaml": ends_with("there is no file datasets/VOC2007"),
     "python examples/torchvision_detection.py": runs("--help"),  # minutes; tests/examples trains
@@ -155,7 +156,8 @@ def run_in(tmp_path_factory):
     (folder / "pictures").mkdir()
     shutil.copy(digits / "val" / "000001.jpg", folder / "pictures" / "one.jpg")
     (folder / "pretrained").mkdir()
-    (folder / "pretrained" / "mobilenetv2_100.pth").touch()
+    for name in ("mobilenetv2_100", "tf_efficientnet_lite0"):
+        (folder / "pretrained" / f"{name}.pth").touch()
 
     def run(words):
         words = words[1:] if words[0] == "python" else words
