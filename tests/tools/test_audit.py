@@ -404,7 +404,7 @@ def test_a_detector_is_judged_before_localisers_are_trained(data, tmp_path, monk
     """They take the longest."""
     trained = []
     monkeypatch.setattr(audit_module, "gather_placements", lambda *args, **_: trained.append(args))
-    match = "the detector has not learned enough to judge"
+    match = "it has not learned enough to judge"
     fails(monkeypatch, make_run(tmp_path), data, "--no-quick", match=match)
     assert not trained
 
