@@ -132,20 +132,22 @@ class Annotations:
         for file, image in zip(files, self.images, strict=True):
             check_picture_size(str(file), (image["width"], image["height"]), str(self.file))
 
-    def read_picture(self, index: int, format: str) -> np.ndarray:
+    def read_picture(self, index: int, format: str, *, shrink: int = 1) -> np.ndarray:
         """(H, W, 3) the pixels of a picture.
 
         Args:
             format: "RGB" or "BGR".
+            shrink: it may be so many times smaller, see :func:`read_pixels`. What the annotations
+                say of its size is then not checked.
 
         Raises:
             UserError: it can't be read, or has another size than the annotations say, with which
                 Detectron2 would not have trained on it: it has changed since.
         """
         file, image = self.picture_file(index), self.images[index]
-        pixels = read_pixels(file, format)
+        pixels = read_pixels(file, format, shrink=shrink)
         height, width = pixels.shape[:2]
-        if (width, height) != (image["width"], image["height"]):
+        if shrink == 1 and (width, height) != (image["width"], image["height"]):
             raise UserError(
                 f"{file} is {width}x{height} pixels, but {self.file} says "
                 f"{image['width']}x{image['height']}: put the picture there that was annotated."

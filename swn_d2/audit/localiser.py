@@ -182,10 +182,10 @@ def train_localiser(
         batch = batch[np.argsort(annotations.image[batch], kind="stable")]
         boxes, images = annotations.boxes[batch], annotations.image[batch]
         windows = torch.from_numpy(windows_around(boxes, rng))
-        crops = []
-        for image in np.unique(images):
-            picture = as_tensor(model, annotations.read_picture(int(image), input_format))
-            crops.append(crop(picture, windows[images == image], _SIDE))
+        crops = [
+            _read_crops(model, annotations, image, windows[images == image], input_format)
+            for image in np.unique(images)
+        ]
         mirrored = torch.from_numpy(rng.random(len(batch)) < 0.5).to(model.device)
         classes = torch.from_numpy(annotations.classes[batch]).to(model.device)
         of_sides, of_classes = localiser(_mirror_some(torch.cat(crops), mirrored), classes)
@@ -199,6 +199,18 @@ def train_localiser(
         optimizer.step()
         schedule.step()
     return localiser
+
+
+def _read_crops(
+    model: nn.Module, annotations: Annotations, image: int, windows: Tensor, input_format: str
+) -> Tensor:
+    """(n, 3, S, S): windows (n, 4) of a picture, which is not read much finer than they are looked
+    at: to decode and to convert all of a large photograph would take most of the time."""
+    shrink = int((windows[:, 2:] - windows[:, :2]).min() // (2 * _SIDE))
+    pixels = annotations.read_picture(image, input_format, shrink=max(shrink, 1))
+    whole = annotations.images[image]
+    width, height = pixels.shape[1] / whole["width"], pixels.shape[0] / whole["height"]
+    return crop(as_tensor(model, pixels), windows * torch.tensor([width, height] * 2), _SIDE)
 
 
 def places_in(boxes: Tensor, windows: Tensor) -> Tensor:

@@ -9,7 +9,11 @@ from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.detection_utils import read_image
+from detectron2.data.detection_utils import (
+    _apply_exif_orientation,
+    convert_PIL_to_numpy,
+    read_image,
+)
 from detectron2.structures import BoxMode
 from PIL import Image, UnidentifiedImageError
 
@@ -165,11 +169,12 @@ def _is_detection(result: Any) -> bool:
         return False
 
 
-def read_pixels(file: str | Path, pixel_format: str = "RGB") -> np.ndarray:
+def read_pixels(file: str | Path, pixel_format: str = "RGB", *, shrink: int = 1) -> np.ndarray:
     """A picture, upright, as (height, width, 3) uint8.
 
     Args:
         pixel_format: "RGB" or "BGR".
+        shrink: the picture may be so many times smaller, if it is read sooner then, as a JPEG is.
 
     Raises:
         UserError: it can't be read.
@@ -178,6 +183,10 @@ def read_pixels(file: str | Path, pixel_format: str = "RGB") -> np.ndarray:
     try:
         with Image.open(file) as picture:
             check_depth(file, picture.mode)
+            if shrink > 1:
+                width, height = picture.size
+                picture.draft("RGB", (width // shrink, height // shrink))
+                return convert_PIL_to_numpy(_apply_exif_orientation(picture), pixel_format)
         return read_image(str(file), format=pixel_format)
     except UserError:
         raise

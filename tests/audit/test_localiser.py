@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from swn_d2.audit import localiser as localiser_module
 from swn_d2.audit import placements as placements_module
 from swn_d2.audit.annotations import Annotations
-from swn_d2.audit.appearance import as_tensor, bottom_up
+from swn_d2.audit.appearance import as_tensor, bottom_up, crop
 from swn_d2.audit.localiser import (
     Localiser,
     interpolate,
@@ -181,6 +181,36 @@ def test_every_object_is_learned_from_as_often_a_few_of_a_picture_together():
         assert 8 <= max(len(part) for part in np.split(one, changes)) < 40
         assert (np.diff(one) < 0).sum() > 40  # nor in the order of the file
     assert (passes[0] != passes[1]).any()
+
+
+def test_large_photographs_are_read_no_finer_than_they_are_looked_at(tmp_path, model, monkeypatch):
+    coarse = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # it lies on its side
+    photograph = Image.fromarray(coarse).resize((1600, 1200), Image.Resampling.BICUBIC)
+    photograph.save(tmp_path / "large.jpg", quality=95, exif=exif)
+    content = {
+        "images": [{"id": 1, "file_name": "large.jpg", "width": 1200, "height": 1600}],
+        "annotations": [],
+        "categories": [{"id": 1, "name": "one"}],
+    }
+    data = Annotations(tmp_path / "large.json", tmp_path, content)
+    shapes = []
+    monkeypatch.setattr(
+        localiser_module,
+        "as_tensor",
+        lambda *args: shapes.append(args[1].shape) or as_tensor(*args),
+    )
+    whole = as_tensor(model, data.read_picture(0, "BGR"))
+    for windows, shape in (
+        ([[50, 100, 1150, 1500], [300, 0, 900, 1300.0]], (400, 300, 3)),
+        ([[50, 100, 1150, 1500], [400, 500, 600, 900.0]], (1600, 1200, 3)),
+    ):
+        windows = torch.tensor(windows)
+        crops = localiser_module._read_crops(model, data, 0, windows, "BGR")
+        assert shapes[-1] == shape
+        expected = crop(whole, windows, localiser_module._SIDE)
+        assert (crops - expected).abs().mean() < 0.05 * expected.abs().mean()
 
 
 def test_a_decoy_is_rated_as_an_annotation_would_be(scenes, model):
