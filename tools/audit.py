@@ -39,6 +39,7 @@ from swn_d2.audit.decisions import decided, read_decisions
 from swn_d2.audit.earlier import find_audit, made_of
 from swn_d2.audit.files import AUDITED, corrected_json, to_csv, to_json, weighted_json
 from swn_d2.audit.page import write_page
+from swn_d2.audit.shares import Estimate
 from swn_d2.config import load_config
 from swn_d2.files import check_outputs, read_json, write_new, write_text
 from swn_d2.own import add_own_arguments, register_own
@@ -205,9 +206,10 @@ def judge(args: argparse.Namespace, cfg: CfgNode, annotations: Annotations, star
 def print_expected(content: dict, number: int) -> None:
     """Say how many of so many annotations are wrong, by the content of an ``audit.json``."""
     print(f"{number:,} annotations. Expected to be wrong:")
-    for kind, e in content["expected"].items():
-        interval = f" ({e['low']:,.0f} to {e['high']:,.0f})" if e["low"] < e["high"] else ""
-        print(f"  {kind}: {e['value']:,.0f}{interval}")
+    for kind, values in content["expected"].items():
+        e = Estimate(values["value"], values["low"], values["high"])
+        interval = f" ({e.low:,.0f} to {e.high:,.0f})" if e.low < e.high else ""
+        print(f"  {kind}: {e.value:,.0f}{interval}" if e.is_known else f"  {kind}: can't be told")
 
 
 def write_annotations(args: argparse.Namespace, annotations: Annotations, content: dict) -> None:
@@ -260,7 +262,7 @@ def main() -> None:
                 check_written_here(args.write)
             audit = judge(args, cfg, annotations, start)
             name = Path(args.run).resolve().name
-            for file in (files[0], files[2]):
+            for file in files:
                 file.unlink(missing_ok=True)  # what is between two audits is none
             texts = to_csv(audit), to_json(audit, run=name, made_of=now)
             write_text(files[1], texts[0])
@@ -278,7 +280,10 @@ def main() -> None:
             content = decided(content, decisions)
         if args.write is not None:
             write_annotations(args, annotations, content)
-    print(f"{files[2]}: open it in a browser.")
+    if files[2].exists():
+        print(f"{files[2]}: open it in a browser.")
+    else:
+        print(f"{files[2]} is not there; --overwrite makes it, and the audit, anew.")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ __all__ = ["as_tensor", "bottom_up", "build_viewer", "crop", "gather_appearance"
 _SIDE, _SIDE_TO_A_DETECTOR = 224, 160  # pixels of a view
 _MARGINS = (0.1, 0.3)  # around the box, of the view as it is and of the mirrored one
 _AT_ONCE = 64  # views, for the memory's sake
-_FINEST = 4  # pixels of a window for one of its crop, from which the window is shrunk before
+_FINEST = 4  # pixels of a window for one of its crop, at least, that are left where it is shrunk
 
 
 def build_viewer(cfg: CfgNode) -> nn.Module:

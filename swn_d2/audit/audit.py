@@ -141,8 +141,9 @@ def audit_run(
         progress: goes through the pictures, or a localiser's steps, in each of several rounds.
 
     Raises:
-        UserError: the weights or a picture can't be read, a localiser's training diverges, or the
-            detector has not learned enough to judge.
+        UserError: there are too few annotations, a picture is missing or not as they say, the
+            weights can't be read, a localiser's training diverges, or the detector has not learned
+            enough to judge.
     """
     check_are_enough(annotations.classes, annotations.image)
     annotations.check_pictures()
@@ -175,8 +176,8 @@ def audit_before_training(
         progress: goes through the pictures, or a localiser's steps, in each of several rounds.
 
     Raises:
-        UserError: there are no such weights, they or a picture can't be read, or a localiser's
-            training diverges.
+        UserError: there are too few annotations, a picture is missing or not as they say, there are
+            no such weights, or they can't be read, or a localiser's training diverges.
     """
     if not cfg.MODEL.WEIGHTS:
         raise UserError(
@@ -214,13 +215,14 @@ def _audit(
     if can_be_confused(annotations.classes):
         appearance = gather_appearance(viewer, *seen, has_learned=has_learned, progress=progress)
 
-    def judge_classes(log_probs: np.ndarray) -> WrongClasses:
+    def judge_classes(log_probs: np.ndarray, *, refuse: bool = False) -> WrongClasses:
         return find_wrong_classes(
             log_probs,
             appearance,
             annotations.classes,
             annotations.image,
             before_training=before_training,
+            refuse=refuse,
         )
 
     by_detector = np.zeros((0, len(annotations.ids), len(annotations.category_ids)), np.float32)
@@ -229,7 +231,7 @@ def _audit(
     if not (localise and before_training):
         # Where localisers follow, for the error alone: a detector that has not learned enough is
         # told within minutes.
-        classes = judge_classes(by_detector)
+        classes = judge_classes(by_detector, refuse=not before_training)
     if localise:
         placements = gather_placements(viewer, *seen, progress=progress)
         classes = judge_classes(np.concatenate([by_detector, placements.log_probs[None]]))

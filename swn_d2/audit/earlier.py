@@ -78,18 +78,18 @@ def find_audit(
     """The content of an ``audit.json`` that is there; None if there is nothing.
 
     Args:
-        files: of an audit, ``audit.json`` first.
+        files: ``audit.json``, ``audit.csv`` and ``audit.html``, of which the last may be missing.
         now: what an audit would be made of now; see :func:`made_of`. What is left out of it may be
             anything.
 
     Raises:
-        UserError: not all files are there, or they are of an audit of something else, or can't be
+        UserError: not all are there, or they are of an audit of something else, or can't be
             read.
     """
     there = [file for file in files if os.path.exists(file)]
     if not there:
         return None
-    if len(there) < len(files):
+    if not set(files[:2]) <= set(there):
         raise UserError(f"{there[0]} exists already, but not the rest of an audit; {_ANEW}")
     content = read_json(files[0])
     before = content.get("made_of") if isinstance(content, dict) else None

@@ -231,7 +231,7 @@ def interpolate(values: Tensor, at: Tensor) -> Tensor:
 
 def _endless(annotations: Annotations, rows: np.ndarray, rng: np.random.Generator) -> Iterator[int]:
     """The rows again and again, in ever another order; a few of a picture together, since it has to
-    be read, but not so many that a batch is of one picture or class."""
+    be read, but not all, for then batches would be of a single picture where many are in it."""
     of_pictures = split(annotations.image[rows], len(annotations.images))
     while True:
         shuffled = (rng.permutation(rows[of_picture]) for of_picture in of_pictures)

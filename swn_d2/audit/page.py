@@ -98,8 +98,12 @@ def _summary(audit: Audit) -> str:
     if audit.before_training:
         unknown = "" if audit.localised else " Boxes were not judged (--quick)."
         unknown += " Missing objects take a trained detector."
-    wrong = "How many have a wrong class can't be told: judges disagree with most of them."
-    if expected.value or not expected.high:
+    wrong = (
+        "How many have a wrong class can't be told: judges disagree with too many of those that "
+        "they are surest of. If the list shows that they err, give weights of a better backbone "
+        "with --weights."
+    )
+    if expected.is_known:
         share = expected.value / max(number, 1)
         wrong = f"About {expected.value:,.0f} of them, {share:.1%}, have a wrong class."
     return f"{number:,} annotations in {len(audit.annotations.images):,} pictures. {wrong}{unknown}"
@@ -107,10 +111,10 @@ def _summary(audit: Audit) -> str:
 
 def _numbers(audit: Audit) -> str:
     rows = []
-    for kind, (value, low, high) in audit.expected.items():
-        is_counted = low == high
-        interval = "–" if is_counted else f"{low:,.0f} to {high:,.0f}"
-        rows.append([text(_TITLES[kind]), f"{value:,.0f}", interval])
+    for kind, e in audit.expected.items():
+        interval = "–" if e.low == e.high else f"{e.low:,.0f} to {e.high:,.0f}"
+        number = f"{e.value:,.0f}" if e.is_known else "can't be told"
+        rows.append([text(_TITLES[kind]), text(number), interval])
     return table(["kind", "expected", "95 % interval"], rows, "expected numbers of errors")
 
 

@@ -8,11 +8,16 @@ __all__ = ["Estimate", "mean_shifted_to", "share_of"]
 
 
 class Estimate(NamedTuple):
-    """An estimated share, with its 95 % interval."""
+    """An estimated share, or number, with its 95 % interval."""
 
     value: float
     low: float
     high: float
+
+    @property
+    def is_known(self) -> bool:
+        """Where nothing can be said, the value is 0, and the interval is not."""
+        return self.value > 0 or self.high == 0
 
     def times(self, number: int) -> "Estimate":
         """The estimated number among so many."""

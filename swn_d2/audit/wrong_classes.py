@@ -62,6 +62,7 @@ def find_wrong_classes(
     pictures: np.ndarray,
     *,
     before_training: bool = False,
+    refuse: bool = False,
 ) -> WrongClasses:
     """Weigh what an object looks like against how often annotations are wrong.
 
@@ -80,9 +81,9 @@ def find_wrong_classes(
     5. The detector has learned from the wrong annotations as well, and believes them a little:
        the logits are shifted until the mean of all is the share.
 
-    Where judges disagree with most of the clearest, they may be wrong, or the annotations. A
-    detector that has not learned enough is told so. Before a training no number is said, and what
-    is left is the order, with the suspicions of a share of one in a hundred.
+    Where judges disagree with most of the clearest, they may be wrong, or the annotations. Then no
+    number is said, and what is left is the order, with the suspicions of a share of one in a
+    hundred.
 
     Args:
         log_probs: (J, N, K) logarithms of the probabilities by J judges, the detector, if there is
@@ -93,16 +94,17 @@ def find_wrong_classes(
         pictures: (N,) the picture of each.
         before_training: there is no detector. Who was not trained for so long errs more often, so
             that the part of the objects in step 2 is smaller.
+        refuse: where the detector disagrees with most of the clearest, it has not learned enough.
 
     Raises:
         UserError: there are too few annotations, or the detector has not learned enough.
     """
     check_are_enough(classes, pictures)
     _, num_objects, num_categories = log_probs.shape
-    rows = np.arange(num_objects)
     # Of a category without an annotation nothing can be learned.
     used, classes = np.unique(classes, return_inverse=True)
     what_it_is, share = np.ones((num_objects, len(used))), Estimate(0.0, 0.0, 0.0)
+    suspicion = np.zeros(num_objects)
     if len(used) > 1:
         log_probs = log_probs[:, :, used]
         if before_training:
@@ -111,10 +113,11 @@ def find_wrong_classes(
             prior = np.exp(log_probs[0].astype(np.float64))
         prior /= prior.sum(axis=1, keepdims=True)
         regression = _Regression(log_probs, appearance, classes, pictures, prior)
-        what_it_is, share = _weigh(regression, classes, before_training)
+        clear = _CLEAR_TO_A_BACKBONE if before_training else _CLEAR
+        suspicion, what_it_is, share = _weigh(regression, classes, clear, refuse)
     probs = np.zeros((num_objects, num_categories))
     probs[:, used] = what_it_is
-    return WrongClasses(1 - what_it_is[rows, classes], probs, share)
+    return WrongClasses(suspicion, probs, share)
 
 
 def _prior(classes: np.ndarray) -> np.ndarray:
@@ -127,43 +130,49 @@ def _prior(classes: np.ndarray) -> np.ndarray:
 
 
 def _weigh(
-    regression: "_Regression", classes: np.ndarray, before_training: bool
-) -> tuple[np.ndarray, Estimate]:
-    """(N, K) probabilities of what the class is, and the share of wrong ones: from step 2 on."""
+    regression: "_Regression", classes: np.ndarray, clear: float, refuse: bool
+) -> tuple[np.ndarray, np.ndarray, Estimate]:
+    """(N,) suspicions, (N, K) probabilities of what the class is, and the share of wrong ones: from
+    step 2 on.
+
+    Args:
+        clear: the part of the objects, those with the clearest class, that tells the share.
+    """
     noisy = regression.predict(np.ones(len(classes)))
     rows, num_classes = np.arange(len(classes)), noisy.shape[1]
     second, first = np.sort(noisy, axis=1)[:, -2:].T
-    clear = _CLEAR_TO_A_BACKBONE if before_training else _CLEAR
     is_clear = first / second >= np.quantile(first / second, 1 - clear)
     disagrees = noisy.argmax(axis=1) != classes
     share = share_of(int(disagrees[is_clear].sum()), int(is_clear.sum()))
     # With K classes, (K - 1) / K of those of a guesser are wrong.
     if share.value > min(_LARGEST_SHARE, 0.9 * (1 - 1 / num_classes)):
-        if not before_training:
+        if refuse:
             raise UserError(
                 f"the detector disagrees with {share.value:.0%} of the classes that it is surest "
                 "of: it has not learned enough to judge annotations. Train it longer, or start "
                 "from a better backbone."
             )
-        return _with_mean(noisy, classes, _ASSUMED_SHARE), Estimate(0.0, 0.0, 1.0)
+        return *_with_mean(noisy, classes, _ASSUMED_SHARE), Estimate(0.0, 0.0, 1.0)
     probs = unconfused(noisy, evenly(share.value, num_classes))
     confusions = learn_confusions(probs, classes, share.value, regression.folds)
     what_it_is = posterior(unconfused(noisy, confusions), classes, confusions)
     probs = regression.predict(what_it_is[rows, classes])
     confusions = learn_confusions(probs, classes, share.value, regression.folds)
-    return _with_mean(posterior(probs, classes, confusions), classes, share.value), share
+    return *_with_mean(posterior(probs, classes, confusions), classes, share.value), share
 
 
-def _with_mean(probs: np.ndarray, classes: np.ndarray, share: float) -> np.ndarray:
-    """(N, K): the probabilities (N, K), shifted so that the mean share is of other classes than the
-    annotated ones."""
+def _with_mean(
+    probs: np.ndarray, classes: np.ndarray, share: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) suspicions and (N, K): the probabilities (N, K), shifted so that the mean share is of
+    other classes than the annotated ones."""
     rows = np.arange(len(classes))
     suspicion = mean_shifted_to(1 - probs[rows, classes], share)
     shifted = probs.copy()
     shifted[rows, classes] = 0
     shifted *= suspicion[:, None] / shifted.sum(axis=1, keepdims=True)
     shifted[rows, classes] = 1 - suspicion
-    return shifted
+    return suspicion, shifted
 
 
 class _Regression:

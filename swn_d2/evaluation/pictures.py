@@ -185,7 +185,7 @@ def read_pixels(file: str | Path, pixel_format: str = "RGB", *, shrink: int = 1)
             check_depth(file, picture.mode)
             if shrink > 1:
                 width, height = picture.size
-                picture.draft("RGB", (width // shrink, height // shrink))
+                picture.draft("RGB", (max(width // shrink, 1), max(height // shrink, 1)))
                 return convert_PIL_to_numpy(_apply_exif_orientation(picture), pixel_format)
         return read_image(str(file), format=pixel_format)
     except UserError:

@@ -211,6 +211,8 @@ def test_large_photographs_are_read_no_finer_than_they_are_looked_at(tmp_path, m
         assert shapes[-1] == shape
         expected = crop(whole, windows, localiser_module._SIDE)
         assert (crops - expected).abs().mean() < 0.05 * expected.abs().mean()
+    crops = localiser_module._read_crops(model, data, 0, torch.tensor([[9, 9, 1e7, 1e5]]), "BGR")
+    assert crops.isfinite().all()
 
 
 def test_a_decoy_is_rated_as_an_annotation_would_be(scenes, model):

@@ -14,7 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from swn_d2.audit import appearance, localiser
+from swn_d2.audit import appearance, localiser, wrong_classes
 from swn_d2.audit import audit as audit_module
 from swn_d2.audit.annotations import Annotations
 from swn_d2.audit.evidence import build_judge, gather_evidence
@@ -258,7 +258,9 @@ def test_what_is_decided_later(audited, tmp_path, monkeypatch, capsys):
     assert re.search(r"audit\.json is an audit of the same annotations, .* taken as it is", first)
     expected = json.loads(before["audit.json"])["expected"]
     for (kind, estimate), line in zip(expected.items(), others[1:5], strict=True):
-        assert line.startswith(f"  {kind}: {estimate['value']:.0f}")
+        is_known = estimate["value"] or not estimate["high"]
+        number = f"{estimate['value']:.0f}" if is_known else "can't be told"
+        assert line.startswith(f"  {kind}: {number}")
     assert others[-1] == f"{run / 'audit.html'}: open it in a browser."
     written = new.read_bytes()
     weights = {a["id"]: a.get("label_weight", 1) for a in json.loads(written)["annotations"]}
@@ -314,7 +316,7 @@ def test_expected_errors_that_are_dropped(audited, tmp_path, monkeypatch):
     assert not (tmp_path / "other.json").exists()
 
 
-def test_an_audit_that_is_interrupted(audited, data, tmp_path, monkeypatch):
+def test_an_audit_that_is_interrupted(audited, data, tmp_path, monkeypatch, capsys):
     run, copy = audited
     for picture in data.glob("*.png"):
         shutil.copy(picture, copy)
@@ -323,9 +325,20 @@ def test_an_audit_that_is_interrupted(audited, data, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as while_it_runs:
-        while_it_runs.setattr(tool, "write_page", stop)
+        while_it_runs.setattr(tool, "to_csv", stop)
         with pytest.raises(KeyboardInterrupt):
             run_tool(while_it_runs, run, copy, "--overwrite")
+    assert not list(run.glob("audit.*"))
+    with monkeypatch.context() as while_it_runs:
+        while_it_runs.setattr(tool, "write_page", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_tool(while_it_runs, run, copy)
+    # What it found is there.
+    capsys.readouterr()
+    run_tool(monkeypatch, run, copy, "--write", tmp_path / "cleaned.json")
+    said = capsys.readouterr().out
+    assert "taken as it is" in said and "audit.html is not there; --overwrite makes it" in said
+    (run / "audit.csv").unlink()
     fails(monkeypatch, run, copy, match="but not the rest of an audit")
 
 
@@ -460,6 +473,24 @@ def test_boxes_and_detections_are_of_the_same_pixels(pixel_format, data, tmp_pat
     np.testing.assert_allclose(first.permute(1, 2, 0).cpu(), expected, atol=1e-2)
 
 
+def test_a_wrong_box_of_any_size_can_be_rated(data, tmp_path):
+    content = json.loads((data / "train.json").read_text())
+    content["annotations"][0]["bbox"] = [10, 10, 1e6, 5]
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    make_run(tmp_path, "faster_rcnn", "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO", 0)
+    register_coco("audited", tmp_path / "train.json", data)
+    judge = build_judge(tool.load_run_config(str(tmp_path)))
+    evidence = gather_evidence(judge, Annotations.of_dataset("audited"))
+    assert np.isfinite(evidence.refined).all() and evidence.placed[0, 0, 2] == 10 + 1e6
+
+
+def test_nobody_waits_for_masks(data, tmp_path):
+    make_run(tmp_path, "mask_rcnn")
+    judge = build_judge(tool.load_run_config(str(tmp_path)))
+    found = judge(np.asarray(Image.open(data / "0.png")))["instances"]
+    assert len(found) and not found.has("pred_masks")
+
+
 def test_a_detector_that_has_diverged(data, tmp_path, monkeypatch, nan_heads):
     fails(monkeypatch, make_run(tmp_path), data, match="not finite .* diverged")
 
@@ -546,6 +577,20 @@ def test_before_training(tmp_path, monkeypatch, capsys):
         assert 0.3 < new.pop("label_weight", 1) <= 1  # as likely as it is right
         assert old == {**new, "category_id": old["category_id"]}
     assert "wrong class" in capsys.readouterr().out
+
+
+def test_where_it_can_not_be_told_how_many_are_wrong(tmp_path, monkeypatch, capsys):
+    annotations, wrong = coloured_squares(tmp_path)
+    monkeypatch.setattr(wrong_classes, "_LARGEST_SHARE", 0)
+    options = ["--before-training", "--output", tmp_path / "audit"]
+    run_tool(monkeypatch, config_of_a_training_to_be(tmp_path), tmp_path, *options)
+    assert "  wrong class: can't be told\n" in capsys.readouterr().out
+    audit = json.loads((tmp_path / "audit" / "audit.json").read_text())
+    number = len(annotations)
+    assert audit["expected"]["wrong class"] == {"value": 0, "low": 0, "high": number}
+    assert roc_auc_score(wrong, [row["suspicion"] for row in audit["annotations"]]) > 0.9
+    page = (tmp_path / "audit" / "audit.html").read_text()
+    assert "How many have a wrong class can&#x27;t be told" in page and "with --weights" in page
 
 
 def test_boxes_before_training(tmp_path, monkeypatch, few_crops, capsys):

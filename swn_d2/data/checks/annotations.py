@@ -100,7 +100,7 @@ def _fault(annotation: dict, sizes: dict, categories: set, use: MaskUse) -> str 
     if annotation.get("iscrowd", 0) not in (0, 1):  # of which Detectron2 takes all for crowds
         return 'an "iscrowd" that is not 0 or 1 (a number, without quotes)'
     if annotation.get("ignore", 0) != 0:
-        return 'an "ignore" that is not 0, at which Detectron2 stops (make it an "iscrowd" of 1)'
+        return 'an "ignore" that is not 0, at which Detectron2 stops (say so by an "iscrowd" of 1)'
     if not _are_numbers(annotation.get("keypoints") or []):  # which Detectron2 always reads
         return 'a "keypoints" that is not a list of numbers (correct it, or take it out)'
     width, height = sizes[annotation["image_id"]]
