@@ -262,9 +262,9 @@ def main() -> None:
                 check_written_here(args.write)
             audit = judge(args, cfg, annotations, start)
             name = Path(args.run).resolve().name
+            texts = to_csv(audit), to_json(audit, run=name, made_of=now)
             for file in files:
                 file.unlink(missing_ok=True)  # what is between two audits is none
-            texts = to_csv(audit), to_json(audit, run=name, made_of=now)
             write_text(files[1], texts[0])
             write_text(files[0], texts[1])
             write_page(audit, files[2], name=name)  # last, for it reads pictures again

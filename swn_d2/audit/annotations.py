@@ -8,8 +8,7 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..data import unknown_dataset
-from ..data.checks.coco import read_coco
-from ..data.checks.pictures import check_files_exist, check_picture_size
+from ..data.checks.coco import check_pictures, read_coco
 from ..errors import UserError
 from ..evaluation.pictures import read_pixels
 
@@ -127,10 +126,7 @@ class Annotations:
         Raises:
             UserError: how many are missing, or the first that is not as it should be.
         """
-        files = [self.picture_file(i) for i in range(len(self.images))]
-        check_files_exist(self.file, files)
-        for file, image in zip(files, self.images, strict=True):
-            check_picture_size(str(file), (image["width"], image["height"]), str(self.file))
+        check_pictures(str(self.file), str(self.image_root), self.images, open_all=True)
 
     def read_picture(self, index: int, format: str, *, shrink: int = 1) -> np.ndarray:
         """(H, W, 3) the pixels of a picture.

@@ -215,14 +215,13 @@ def _audit(
     if can_be_confused(annotations.classes):
         appearance = gather_appearance(viewer, *seen, has_learned=has_learned, progress=progress)
 
-    def judge_classes(log_probs: np.ndarray, *, refuse: bool = False) -> WrongClasses:
+    def judge_classes(log_probs: np.ndarray) -> WrongClasses:
         return find_wrong_classes(
             log_probs,
             appearance,
             annotations.classes,
             annotations.image,
             before_training=before_training,
-            refuse=refuse,
         )
 
     by_detector = np.zeros((0, len(annotations.ids), len(annotations.category_ids)), np.float32)
@@ -231,7 +230,7 @@ def _audit(
     if not (localise and before_training):
         # Where localisers follow, for the error alone: a detector that has not learned enough is
         # told within minutes.
-        classes = judge_classes(by_detector, refuse=not before_training)
+        classes = judge_classes(by_detector)
     if localise:
         placements = gather_placements(viewer, *seen, progress=progress)
         classes = judge_classes(np.concatenate([by_detector, placements.log_probs[None]]))

@@ -62,7 +62,6 @@ def find_wrong_classes(
     pictures: np.ndarray,
     *,
     before_training: bool = False,
-    refuse: bool = False,
 ) -> WrongClasses:
     """Weigh what an object looks like against how often annotations are wrong.
 
@@ -83,7 +82,7 @@ def find_wrong_classes(
 
     Where judges disagree with most of the clearest, they may be wrong, or the annotations. Then no
     number is said, and what is left is the order, with the suspicions of a share of one in a
-    hundred.
+    hundred. But a detector that judges alone has then not learned enough.
 
     Args:
         log_probs: (J, N, K) logarithms of the probabilities by J judges, the detector, if there is
@@ -94,13 +93,12 @@ def find_wrong_classes(
         pictures: (N,) the picture of each.
         before_training: there is no detector. Who was not trained for so long errs more often, so
             that the part of the objects in step 2 is smaller.
-        refuse: where the detector disagrees with most of the clearest, it has not learned enough.
 
     Raises:
-        UserError: there are too few annotations, or the detector has not learned enough.
+        UserError: there are too few annotations, or a detector that has not learned enough.
     """
     check_are_enough(classes, pictures)
-    _, num_objects, num_categories = log_probs.shape
+    num_judges, num_objects, num_categories = log_probs.shape
     # Of a category without an annotation nothing can be learned.
     used, classes = np.unique(classes, return_inverse=True)
     what_it_is, share = np.ones((num_objects, len(used))), Estimate(0.0, 0.0, 0.0)
@@ -114,7 +112,8 @@ def find_wrong_classes(
         prior /= prior.sum(axis=1, keepdims=True)
         regression = _Regression(log_probs, appearance, classes, pictures, prior)
         clear = _CLEAR_TO_A_BACKBONE if before_training else _CLEAR
-        suspicion, what_it_is, share = _weigh(regression, classes, clear, refuse)
+        is_alone = num_judges == 1 and not before_training
+        suspicion, what_it_is, share = _weigh(regression, classes, clear, refuse=is_alone)
     probs = np.zeros((num_objects, num_categories))
     probs[:, used] = what_it_is
     return WrongClasses(suspicion, probs, share)
@@ -130,13 +129,14 @@ def _prior(classes: np.ndarray) -> np.ndarray:
 
 
 def _weigh(
-    regression: "_Regression", classes: np.ndarray, clear: float, refuse: bool
+    regression: "_Regression", classes: np.ndarray, clear: float, *, refuse: bool
 ) -> tuple[np.ndarray, np.ndarray, Estimate]:
     """(N,) suspicions, (N, K) probabilities of what the class is, and the share of wrong ones: from
     step 2 on.
 
     Args:
         clear: the part of the objects, those with the clearest class, that tells the share.
+        refuse: raise an error if that is too large.
     """
     noisy = regression.predict(np.ones(len(classes)))
     rows, num_classes = np.arange(len(classes)), noisy.shape[1]

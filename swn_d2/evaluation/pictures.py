@@ -9,11 +9,7 @@ from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.detection_utils import (
-    _apply_exif_orientation,
-    convert_PIL_to_numpy,
-    read_image,
-)
+from detectron2.data.detection_utils import _apply_exif_orientation, convert_PIL_to_numpy
 from detectron2.structures import BoxMode
 from PIL import Image, UnidentifiedImageError
 
@@ -186,8 +182,8 @@ def read_pixels(file: str | Path, pixel_format: str = "RGB", *, shrink: int = 1)
             if shrink > 1:
                 width, height = picture.size
                 picture.draft("RGB", (max(width // shrink, 1), max(height // shrink, 1)))
-                return convert_PIL_to_numpy(_apply_exif_orientation(picture), pixel_format)
-        return read_image(str(file), format=pixel_format)
+            # As Detectron2's read_image has it.
+            return convert_PIL_to_numpy(_apply_exif_orientation(picture), pixel_format)
     except UserError:
         raise
     except UnidentifiedImageError:

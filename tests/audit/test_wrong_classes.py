@@ -126,7 +126,7 @@ def test_two_classes():
     # Where every second one is wrong, there is nothing to be learned from them.
     log_probs, classes, _, pictures = class_evidence(0.5, num_classes=2)
     with pytest.raises(UserError, match="has not learned enough to judge"):
-        find_wrong_classes(log_probs[None], blind(log_probs), classes, pictures, refuse=True)
+        find_wrong_classes(log_probs[None], blind(log_probs), classes, pictures)
 
 
 def test_too_little_to_learn_from():
@@ -138,14 +138,15 @@ def test_too_little_to_learn_from():
 def test_a_detector_that_has_learned_nothing():
     log_probs, classes, _, pictures = class_evidence(0, skill=0, memorised=0)
     with pytest.raises(UserError, match="the detector disagrees with .* Train it longer"):
-        find_wrong_classes(log_probs[None], blind(log_probs), classes, pictures, refuse=True)
+        find_wrong_classes(log_probs[None], blind(log_probs), classes, pictures)
 
 
 @pytest.mark.parametrize("before_training", [False, True])
 def test_where_most_are_wrong_an_order_is_left(before_training):
     """Localisers have learned for half an hour until then, and boxes are judged as well."""
     log_probs, classes, wrong, pictures = class_evidence(0.65, memorised=0)
-    arguments = log_probs[None], blind(log_probs), classes, pictures
+    judges = [log_probs] if before_training else [log_probs, log_probs]  # a localiser, too
+    arguments = np.array(judges), blind(log_probs), classes, pictures
     found = find_wrong_classes(*arguments, before_training=before_training)
     assert found.share == (0, 0, 1)
     assert found.suspicion.mean() == pytest.approx(0.01, abs=1e-6)

@@ -17,7 +17,7 @@ from .annotations import check_annotations
 from .pictures import check_files_exist, check_picture_size
 from .sampling import sample
 
-__all__ = ["check_coco", "read_coco"]
+__all__ = ["check_coco", "check_pictures", "read_coco"]
 
 #: Key of an entry -> what its value must be. Others are checked where they are used.
 _TYPES = {
@@ -49,7 +49,7 @@ def check_coco(cfg: CfgNode, metadata: Metadata, *, is_train: bool, is_test: boo
         content = read_json(file)
         _check_sections(file, content, is_train)
         _check_sizes(file, content["images"])
-        _check_pictures(file, metadata.image_root, content["images"])
+        check_pictures(file, metadata.image_root, content["images"])
         if "annotations" in content:
             _check_annotation_entries(cfg, file, content, is_test)
             check_annotations(cfg, file, content, is_train=is_train, is_test=is_test)
@@ -167,10 +167,23 @@ def _check_sizes(file: str, images: list[dict]) -> None:
             )
 
 
-def _check_pictures(file: str, image_root: str, images: list[dict]) -> None:
-    """Every picture must exist, and those that are opened must have the size that ``file`` says."""
+def check_pictures(
+    file: str, image_root: str, images: list[dict], *, open_all: bool = False
+) -> None:
+    """Check that every picture exists, and those that are opened have the size that ``file`` says.
+
+    Args:
+        file: the annotation file, for messages.
+        image_root: the folder of the pictures.
+        images: the entries of that file.
+        open_all: and not only some of them, evenly spread.
+
+    Raises:
+        UserError: how many are missing, or the first that is not as it should be.
+    """
     paths = [os.path.join(image_root, image["file_name"]) for image in images]
     check_files_exist(file, paths)
-    for path, image in sample(list(zip(paths, images, strict=True))):
+    entries = list(zip(paths, images, strict=True))
+    for path, image in entries if open_all else sample(entries):
         size = image["width"], image["height"]
         check_picture_size(path, size, f"image {image['id']} of {file}")
