@@ -26,6 +26,14 @@ from swn_d2.shell import join_words
 TRAIN_NET = Path(__file__).resolve().parents[1] / "train_net.py"
 
 
+def gpus(text: str) -> list[str]:
+    """The entries of ``--gpus``. An empty one would be no GPU, and its runs on the CPU."""
+    found = [name.strip() for name in text.split(",")]
+    if not all(found):
+        raise argparse.ArgumentTypeError(f"{text!r} has an empty entry; write it like 0,1")
+    return found
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line; ``argv`` defaults to the process's own."""
     parser = argparse.ArgumentParser(
@@ -39,7 +47,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--gpus",
-        type=lambda text: text.split(","),
+        type=gpus,
         metavar="0,1,...",
         help="give each of the runs at the same time one of these GPUs for itself; 0,0,0 lets "
         "three runs share GPU 0",

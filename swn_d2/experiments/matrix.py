@@ -241,8 +241,7 @@ class _RowSpec:
             cfg = load_config(config, overrides)
             check_values(cfg)  # not only when it is the row's turn
             check_detector(cfg)
-            if name != CHECKPOINT:
-                _check_metrics(cfg, metrics)
+            _check_metrics(cfg, metrics)
         except UserError as error:
             raise section.error(str(error)) from error
         values = _resolve(cfg)

@@ -83,7 +83,8 @@ def lock(run: Run) -> int | None:
 def note_holder(descriptor: int, process: int, gpu: str | None) -> None:
     """Note in a file that :func:`lock` gave who has the lock, for :func:`holder`."""
     text = f"process {process} on {socket.gethostname()}"
-    os.pwrite(descriptor, (text + (f", GPU {gpu}" if gpu is not None else "")).encode(), 0)
+    with contextlib.suppress(OSError):  # a full disk: the lock counts without a note
+        os.pwrite(descriptor, (text + (f", GPU {gpu}" if gpu is not None else "")).encode(), 0)
 
 
 def holder(run: Run) -> Holder | None:

@@ -115,19 +115,29 @@ def _markdown(matrix, results, summaries, command) -> str:
 
 
 def _notes(matrix: Matrix, results: Results) -> Iterable[str]:
-    metric = matrix.metrics[0]
+    first = matrix.metrics[0]
     if any(row == CHECKPOINT for row, _ in results):
-        start = summarize(matrix, results, CHECKPOINT, metric)
+        start = summarize(matrix, results, CHECKPOINT, first)
         yield ""
-        yield f"Every row starts from a common checkpoint of its seed, of {metric} {_mean(start)}."
-    nothing = [
-        f"{row}, seed {seed}"
-        for (row, seed), result in results.items()
-        if not any(result["metrics"].values())
-    ]
+        yield f"Every row starts from a common checkpoint of its seed, of {first} {_mean(start)}."
+
+    def is_defined(metric: str) -> bool:
+        return any(result["metrics"][metric] is not None for result in results.values())
+
+    metrics = list(filter(is_defined, matrix.metrics))  # the others are so by the data
+    nothing, undefined = [], []
+    for (row, seed), result in results.items():
+        values = [value for value in result["metrics"].values() if value is not None]
+        if values and not any(values):
+            nothing.append(f"{row}, seed {seed}")
+        if lacking := [metric for metric in metrics if result["metrics"][metric] is None]:
+            undefined.append(f"{', '.join(lacking)} of {row}, seed {seed}")
     if nothing:
         yield ""
         yield f"Nothing right was detected, which counts as 0: {'; '.join(nothing)}."
+    if undefined:
+        yield ""
+        yield f"Not defined, and in no mean, difference or interval: {'; '.join(undefined)}."
     missing = []
     for row in dict.fromkeys(run.row for run in matrix.runs):
         seeds = [str(seed) for seed in matrix.seeds if (row, seed) not in results]

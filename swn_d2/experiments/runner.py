@@ -168,7 +168,11 @@ class Runner:
             if source_is_there and run.name not in self.elsewhere:
                 used = Counter(user.gpu for user in [*self.running, *here])
                 free = Counter(self.gpus) - used
-                self._start(run, next(iter(free)))
+                try:
+                    self._start(run, next(iter(free)))
+                except (UserError, OSError) as error:  # of its folder; the others go on
+                    self.pending.remove(run)
+                    self._fail(run, str(error))
 
     def _start(self, run: Run, gpu: str | None) -> None:
         lock = records.lock(run)
@@ -177,8 +181,19 @@ class Runner:
         if self._is_settled(run):
             os.close(lock)
             return
+        try:
+            self.running.append(self._launch(run, gpu, lock))
+        except (UserError, OSError):
+            os.close(lock)
+            raise
+        self.pending.remove(run)
+        goes_on = records.has_checkpoint(run) and not run.is_evaluation
+        self._say(f"{run.name}: {'goes on' if goes_on else 'starts'}")
+
+    def _launch(self, run: Run, gpu: str | None, lock: int) -> _Process:
         # Of every run, since the code may change while the tool runs.
         context = {**surroundings(self.train_net.parent), "jobs": self.jobs}
+        iterations_before = records.iterations_done(run)
         seconds_before = records.write_start(run)
         command = [sys.executable, str(self.train_net), *run.arguments()]
         environment = self._environment()
@@ -198,22 +213,17 @@ class Runner:
                 start_new_session=True,  # Ctrl-C reaches the tool only, which then ends the run
             )
         records.note_holder(lock, popen.pid, gpu)
-        self.running.append(
-            _Process(
-                run=run,
-                popen=popen,
-                lock=lock,
-                gpu=gpu,
-                log_start=log_start,
-                seconds_before=seconds_before,
-                iterations_before=records.iterations_done(run),
-                started=time.time(),
-                context=context,
-            )
+        return _Process(
+            run=run,
+            popen=popen,
+            lock=lock,
+            gpu=gpu,
+            log_start=log_start,
+            seconds_before=seconds_before,
+            iterations_before=iterations_before,
+            started=time.time(),
+            context=context,
         )
-        self.pending.remove(run)
-        goes_on = records.has_checkpoint(run) and not run.is_evaluation
-        self._say(f"{run.name}: {'goes on' if goes_on else 'starts'}")
 
     def _is_settled(self, run: Run) -> bool:
         """Whether a pending run is not to be started any more: another tool has completed it, or
@@ -250,8 +260,11 @@ class Runner:
             missing = [metric for metric in self.matrix.metrics if metric not in metrics]
             if not missing:
                 seconds = process.seconds_before + process.seconds
-                result = records.write_result(run, metrics, seconds, process.context)
-                self._finish(run, result, f"done in {duration(seconds)}")
+                try:
+                    result = records.write_result(run, metrics, seconds, process.context)
+                    self._finish(run, result, f"done in {duration(seconds)}")
+                except UserError as error:  # a full disk
+                    self._fail(run, str(error))
             else:
                 given = ", ".join(metrics) or "nothing"
                 lacks = f"the evaluation gave no {missing[0]}, but {given}"
@@ -332,7 +345,9 @@ def describe(matrix: Matrix, train_net: Path, known: Known | None = None) -> lis
     Raises:
         UserError: the output folder holds other runs than the matrix says.
     """
-    lines = [f"data: {command}" for command in matrix.data_commands]
+    environment = join_words(f"{key}={value}" for key, value in matrix.environment.items())
+    start = f"env {environment} " if environment else ""
+    lines = [f"data: {start}{command}" for command in matrix.data_commands]
     results, missing = take_stock(matrix, known)
     for run in matrix.runs:
         metric = matrix.metrics[0]
@@ -348,7 +363,7 @@ def describe(matrix: Matrix, train_net: Path, known: Known | None = None) -> lis
             if records.has_checkpoint(run) and not run.is_evaluation:
                 verb = f"go on, {records.iterations_done(run)} of {run.iterations} iterations done"
             command = join_words(["python", os.path.relpath(train_net), *run.arguments()])
-            lines.append(f"{run.name}: {verb}\n    {command}")
+            lines.append(f"{run.name}: {verb}\n    {start}{command}")
     return lines
 
 
@@ -374,7 +389,7 @@ def parse_evaluation(log: str) -> dict[str, float | None]:
     names: list[str] = []
     task = ""
     for line in log.splitlines():
-        if match := re.search(r"Evaluation results for (\S+) in csv format", line):
+        if match := re.search(r"Evaluation results for (.+) in csv format", line):
             current = of_sets[match[1]] = {}
         elif match := re.search(r"copypaste: Task: (\w+)", line):
             task, names = match[1], []

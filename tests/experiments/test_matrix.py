@@ -117,6 +117,10 @@ def test_rows_start_from_the_checkpoint_of_their_seed(write_matrix, config_file,
 
 
 ROW = {"config": "configs/none.yaml"}
+UNTESTED = {
+    "config": "configs/Quickstart/faster_rcnn_tiny_FPN.yaml",
+    "overrides": {"DATASETS.TEST": []},
+}
 
 
 @pytest.mark.parametrize(
@@ -164,6 +168,7 @@ ROW = {"config": "configs/none.yaml"}
         ({"data": "make_data.py"}, "must be a list of commands"),
         ({"checkpoint": ROW}, "checkpoint: .*config.* configs/none.yaml"),
         ({"checkpoint": {**ROW, "evaluate": "plain"}}, "checkpoint: there is no key 'evaluate'"),
+        ({"checkpoint": UNTESTED}, "checkpoint: DATASETS.TEST is empty, so that nothing would be"),
     ],
 )
 def test_mistakes_are_named(write_matrix, changes, message):

@@ -74,6 +74,24 @@ def test_a_config_that_changes_meanwhile(write_matrix, write_script, config_file
     assert not (changed.folder / "run.json").exists()  # so that the next start can run it
 
 
+def test_a_folder_that_can_not_be_used_stops_no_other_run(write_matrix, write_script):
+    # The result of row lambda can't be written, as on a full disk: a folder has its name.
+    script = write_script(
+        f"import os, sys{EVALUATION}"
+        "if 'lambda' in sys.argv[-1]: os.mkdir(sys.argv[-1] + '/result.json')"
+    )
+    matrix = load_matrix(write_matrix(seeds=[1, 2]))
+    runner = Runner(matrix, script)
+    taken, _, plain, _ = matrix.runs
+    taken.folder.parent.mkdir(parents=True)
+    taken.folder.touch()
+    failed = runner.run()
+    assert f"cannot use {taken.folder} as an output" in failed.pop(taken.name)
+    assert set(failed) == {"lambda 0.1, seed 1", "lambda 0.1, seed 2"}
+    assert all("cannot write" in why and "result.json" in why for why in failed.values())
+    assert records.read_result(plain) and not runner.running
+
+
 def test_the_commit_is_that_of_the_runs_start(write_matrix, write_script, tmp_path):
     git = ["git", "-C", str(tmp_path), "-c", "user.name=me", "-c", "user.email=me@here"]
     commit = [*git, "commit", "--quiet", "--allow-empty", "-m", "change"]

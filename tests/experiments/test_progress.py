@@ -49,7 +49,7 @@ def test_the_last_evaluation_counts():
 
 
 def test_boxes_and_masks():
-    text = log(*evaluation("mine", "bbox", "1,2,nan"), *evaluation("mine", "segm", "5,6,7")[1:])
+    text = log(*evaluation("my own", "bbox", "1,2,nan"), *evaluation("", "segm", "5,6,7")[1:])
     assert parse_evaluation(text) == {
         **{"bbox/AP": 1, "bbox/AP50": 2, "bbox/APl": None},
         **{"segm/AP": 5, "segm/AP50": 6, "segm/APl": 7},

@@ -90,6 +90,15 @@ def test_an_undefined_metric_is_no_number(write_matrix):
     finish(matrix, APS)
     text = write_results(matrix, collect(matrix), "command")
     assert "| plain | 2 | 51.00 ± 1.41 | – | – | – |" in text
+    assert "Not defined" not in text and "Nothing right" not in text  # by the data
+
+
+def test_a_metric_that_only_some_runs_have(write_matrix):
+    matrix = load_matrix(write_matrix(metrics=["bbox/AP", "bbox/APl"]))
+    finish(matrix, {**APS, ("lambda 0.1", 2): 0.0})  # whose APl is 0
+    text = write_results(matrix, collect(matrix), "command")
+    runs = "plain, seed 1; bbox/APl of lambda 0.1, seed 1; bbox/APl of plain, seed 2"
+    assert f"Not defined, and in no mean, difference or interval: bbox/APl of {runs}." in text
 
 
 def test_the_common_checkpoint_is_mentioned(write_matrix, config_file):

@@ -201,15 +201,22 @@ def test_data_that_cannot_be_made_stops_all(write_matrix):
     assert not matrix.output.exists()
 
 
+def test_a_gpu_without_a_name(write_matrix, run_here, capsys):
+    assert run_here(write_matrix(), "--gpus", "0,") == 2
+    assert "'0,' has an empty entry; write it like 0,1" in capsys.readouterr().err
+
+
 def test_dry_run_and_table_run_nothing(write_matrix, run_here, capsys):
-    file = write_matrix(seeds=[1])
+    file = write_matrix(seeds=[1], data=["touch x"], environment={"DETECTRON2_DATASETS": "my data"})
     assert run_here(file, "--dry-run") == 0
-    lines = capsys.readouterr().out.splitlines()
+    made, *lines = capsys.readouterr().out.splitlines()
+    assert made == "data: env 'DETECTRON2_DATASETS=my data' touch x"
     assert lines[0] == "plain, seed 1: train" and lines[2] == "lambda 0.1, seed 1: train"
     assert "train_net.py --config-file" in lines[1] and "--resume" in lines[1]
     words = shlex.split(lines[1])  # as a shell reads what is pasted
-    run = load_matrix(file).runs[0]
-    assert words == ["python", os.path.relpath(TOOL.parents[1] / "train_net.py"), *run.arguments()]
+    assert words[:2] == ["env", "DETECTRON2_DATASETS=my data"]
+    run, train_net = load_matrix(file).runs[0], os.path.relpath(TOOL.parents[1] / "train_net.py")
+    assert words[2:] == ["python", train_net, *run.arguments()]
     assert run_here(file, "--table").endswith("output has no results yet.")
     assert not load_matrix(file).output.exists()
 
