@@ -28,7 +28,9 @@ from swn_d2.engine import (
     check_run,
     choose_device,
     find_place,
+    folder_of_run,
     is_restart,
+    last_checkpoint,
     launch,
     note_start,
     resume_command,
@@ -48,6 +50,10 @@ def setup(args):
     if args.config_file:
         recall(os.path.dirname(args.config_file))
     cfg = load_config(args.config_file, args.opts)
+    if args.resume and "OUTPUT_DIR" not in args.opts:
+        cfg.OUTPUT_DIR = folder_of_run(args.config_file) or cfg.OUTPUT_DIR
+    if args.resume and args.eval_only:  # as Detectron2's own: the run's last checkpoint
+        cfg.MODEL.WEIGHTS = str(last_checkpoint(cfg.OUTPUT_DIR) or cfg.MODEL.WEIGHTS)
     recall(cfg.OUTPUT_DIR)
     choose_device(cfg)
     cfg.freeze()
@@ -104,7 +110,7 @@ if __name__ == "__main__":
                 )
             args.num_gpus = place.num_local
             args.num_machines = place.num_processes // place.num_local
-        args.resume = args.resume or is_restart(os.environ)
+        args.resume = args.resume or (is_restart(os.environ) and not args.eval_only)
     with user_errors_exit(cfg.OUTPUT_DIR):
         check_run(
             cfg,

@@ -14,7 +14,7 @@ from itertools import chain
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -119,6 +119,9 @@ class CocoFolder(Dataset):
     def __init__(self, annotations: str, images: str, *, masks: bool):
         with contextlib.redirect_stdout(None), phase(f"reading the annotations {annotations}"):
             self.coco = COCO(annotations)
+        for annotation in self.coco.anns.values():  # which COCO's evaluation needs
+            annotation.setdefault("iscrowd", 0)
+            annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
         self.labels = {c: i for i, c in enumerate(sorted(self.coco.getCatIds()), start=1)}
         self.image_ids = sorted(self.coco.getImgIds())
         self._folder = Path(images)
@@ -139,7 +142,8 @@ class CocoFolder(Dataset):
         picture = Image.open(self._folder / file_name)
         if picture.mode[0] in "IF":  # which Pillow would make all white
             raise UserError(f"{file_name} has more than 8 bits a channel; convert it to 8.")
-        image = pil_to_tensor(picture.convert("RGB")) / 255
+        # Upright, as it was annotated.
+        image = pil_to_tensor(ImageOps.exif_transpose(picture).convert("RGB")) / 255
         objects = [
             annotation
             for annotation in self.coco.imgToAnns[image_id]
@@ -314,7 +318,8 @@ def main(argv: list[str] | None = None) -> None:
         masks = args.detector == "mask_rcnn"
         with phase("reading the data"):
             data, val = (CocoFolder(*files, masks=masks) for files in (args.train, args.val))
-            if data.labels != val.labels:
+            names, of_val = ({c: x["name"] for c, x in d.coco.cats.items()} for d in (data, val))
+            if names != of_val:
                 raise UserError("--train and --val have different categories; they must agree.")
             if len(data) < args.batch_size:
                 raise UserError(

@@ -305,6 +305,33 @@ def test_a_run_knows_its_data_and_asks_for_its_code(config_file, tmp_path, clean
     assert ap_tables(found.stdout) == ap_tables(trained.stdout)
 
 
+def test_which_run_goes_on_and_what_is_evaluated_of_it(config_file, tmp_path):
+    """From whichever folder, and after it has moved; else its OUTPUT_DIR is another one."""
+    script = runpy.run_path(str(TRAIN_NET))
+    run = tmp_path / "moved"
+    run.mkdir()
+    shutil.copy(config_file, run)
+
+    def setup(*arguments):
+        arguments = ["--config-file", str(run / "config.yaml"), *map(str, arguments)]
+        cfg = script["setup"](script["argument_parser"]().parse_args(arguments))
+        return cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS
+
+    written = str(tmp_path / "run")
+    assert setup("--resume") == (written, "")  # moved has no run
+    for name in ("model_0000001.pth", "last_checkpoint"):
+        (run / name).write_text("model_0000001.pth")
+    assert setup("--resume") == (str(run), "")
+    assert setup("--resume", "OUTPUT_DIR", "mine") == ("mine", "")
+    assert setup() == (written, "")
+    last = str(run / "model_0000001.pth")
+    start = "MODEL.WEIGHTS", "start.pth"
+    assert setup("--eval-only", "--resume", *start) == (str(run), last)
+    assert setup("--eval-only", *start) == (written, "start.pth")
+    # Where there is no checkpoint, what Detectron2's own script takes.
+    assert setup("--eval-only", "--resume", *start, "OUTPUT_DIR", "mine") == ("mine", "start.pth")
+
+
 @pytest.fixture
 def run_here(monkeypatch, clean_catalog):
     """Runs the script in this process, which takes a tenth of the time of one of its own: for what

@@ -208,8 +208,13 @@ ARGUMENTS = {
     "TEST.EXPECTED_RESULTS [[1]]": "TEST.EXPECTED_RESULTS is [[1]]",
     "MODEL.SAMPLE_WEIGHTER.CLASS_WEIGHTS [0,0,0,0,0,0,0,0,0,0]": "CLASS_WEIGHTS are all 0",
     "MODEL.SAMPLE_WEIGHTER.CLASS_WEIGHTS [1]": "1 weights & ROI_HEADS.NUM_CLASSES is 10",
-    "MODEL.WEIGHTS run": "no file run (MODEL.WEIGHTS).",
-    "MODEL.WEIGHTS pretrained/resnet18.pth MODEL.TIMM.NAME resnet18": "get_backbone.py resnet18",
+    "OUTPUT_DIR new MODEL.WEIGHTS run": "no file run (MODEL.WEIGHTS).",
+    "OUTPUT_DIR new MODEL.WEIGHTS pretrained/resnet18.pth MODEL.TIMM.NAME resnet18": (
+        "get_backbone.py resnet18"
+    ),
+    "SOLVER.IMS_PER_BATCH 4 SOLVER.REFERENCE_WORLD_SIZE 3": "divided by SOLVER.REFERENCE_WORLD",
+    "MODEL.KEYPOINT_ON True MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS 3": "SIGMAS is [] & 3 numbers",
+    "INPUT.CROP.ENABLED True MODEL.MASK_ON True INPUT.MASK_FORMAT polygon": "pip install shapely",
     "OUTPUT_DIR ''": "OUTPUT_DIR '' is empty",
     "OUTPUT_DIR ~/run": "OUTPUT_DIR '~/run' begins with ~",
     f"OUTPUT_DIR {'x' * 300}": "cannot make OUTPUT_DIR xxx & too long",
@@ -284,6 +289,11 @@ def without_objects(content):
     content["annotations"] = []
 
 
+def numbers_for_names(content):
+    for category in content["categories"]:
+        category["name"] = category["id"]
+
+
 def another_class(content):
     content["categories"].append({"id": 99, "name": "other"})
 
@@ -306,6 +316,7 @@ TRAINING_SETS = [
     (of_all(box_weight=0), "a box_weight of 0 throughout & no box is learned"),
     (of_all(box_weight="1"), "a box_weight that is not a number from 0 to 1000000"),
     (without_objects, "no annotation to train on"),
+    (numbers_for_names, 'a "name" that is not a text'),
     (another_class, "mine_train and mine_val differ in their categories & 11 & 10"),
 ]
 TEST_SETS = [

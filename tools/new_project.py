@@ -9,7 +9,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from swn_d2.errors import add_debug_argument, phase, require_detectron2, user_errors_exit
+from swn_d2.errors import (
+    UserError,
+    add_debug_argument,
+    phase,
+    require_detectron2,
+    user_errors_exit,
+)
 
 with user_errors_exit():
     require_detectron2()
@@ -77,10 +83,15 @@ def split_own(args: argparse.Namespace) -> Iterator[None]:
         if left_out:
             print(in_words(left_out), end="\n\n")
         yield
-    except BaseException:
+    except BaseException as error:
         for file in new:
             file.unlink()
-        raise
+        if not isinstance(error, UserError):
+            raise
+        what = str(error)
+        for file in new:  # which nobody could mend
+            what = what.replace(str(file), annotations)
+        raise UserError(what) from error
 
 
 def in_words(left_out: Mapping[str, str]) -> str:

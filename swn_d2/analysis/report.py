@@ -172,7 +172,8 @@ def _ap_table(runs: Sequence[RunFolder]) -> str:
     html = (
         f'<p class="how">The last evaluation of each run{_and_differences(runs)}. A dash stands '
         "for what is not defined, such as the AP of objects of a size that the data set does not "
-        "have.</p>" + table(head, _ap_rows([m for m in metrics if m not in classes], values), "AP")
+        f"have.{_evaluated_since(runs)}</p>"
+        + table(head, _ap_rows([m for m in metrics if m not in classes], values), "AP")
     )
     if classes:
         rows = _ap_rows(_by_gain(classes, values), values)
@@ -205,6 +206,17 @@ def _and_differences(runs: Sequence[RunFolder]) -> str:
     return (
         f", and its difference to {text(runs[0].name)} in percentage points. Another seed moves "
         "AP, too: what a difference between two runs is worth, only several seeds can say"
+    )
+
+
+def _evaluated_since(runs: Sequence[RunFolder]) -> str:
+    """Of which runs the detections in the folder are not those of the table."""
+    return "".join(
+        f" What {text(run.name)} finds and misses, below, is of an evaluation by itself, with "
+        + text(", ".join(f"{key} {value}" for key, value in run.evaluated_with.items()))
+        + ", whose AP is in its log.txt."
+        for run in runs
+        if run.evaluated_with
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..config import load_config
+from ..config import flat_config, load_config
 from ..data import unknown_dataset
 from ..engine.best import Best, read_best
 from ..engine.checkpoint import last_checkpoint
@@ -25,6 +25,8 @@ from ..own import recall
 from ..recording import RECORDING, SNAPSHOTS, Record, read_recording
 
 __all__ = ["Evaluation", "RunFolder", "evaluations_of", "folder_of_all", "open_runs"]
+
+_DECIDES_DETECTIONS = r"MODEL\.(?!DEVICE)|INPUT\.|TEST\.(?!EVAL_PERIOD|EXPECTED)|DATASETS\.TEST"
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,25 @@ class RunFolder:
         except UserError as error:
             self._problems["evaluation"] = str(error)
             return None
+
+    @cached_property
+    def evaluated_with(self) -> dict[str, Any]:
+        """Key -> value of the last evaluation, of what decides the detections and that the training
+        has otherwise: what ``--eval-only`` evaluates leaves detections, but no line in
+        :attr:`metrics`."""
+        file = self.path / EVALUATION_CONFIG
+        if self.cfg is None or not file.is_file():
+            return {}
+        try:
+            evaluated = flat_config(load_config(str(file)))
+        except UserError:  # which :attr:`evaluation` tells
+            return {}
+        trained = flat_config(self.cfg)
+        return {
+            key: value
+            for key, value in evaluated.items()
+            if re.match(_DECIDES_DETECTIONS, key) and value != trained.get(key)
+        }
 
     def _read_evaluation(self) -> Evaluation:
         config = self.path / EVALUATION_CONFIG

@@ -22,8 +22,14 @@ class NamingDatasetMapper(DatasetMapper):
       annotations: the number of each one's.
     """
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._cuts_masks = self.recompute_boxes
+
     def __call__(self, dataset_dict):
         annotations = dataset_dict.get("annotations", [])
+        # Of cut masks Detectron2 makes boxes, but an image without objects has no masks.
+        self.recompute_boxes = self._cuts_masks and not all(a.get("iscrowd") for a in annotations)
         keys = [key for key in GIVEN_WEIGHTS if any(key in a for a in annotations)]
         has_numbers = any(ANNOTATION_NUMBER in a for a in annotations)
         if not self.is_train or not (keys or has_numbers):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 from pathlib import Path
 
@@ -63,7 +64,8 @@ def split_pictures(
     share: float = 0.8,
 ) -> dict[str, str]:
     """As :func:`split_dataset`, of the pictures that can be read, and also of annotations in Pascal
-    VOC's format.
+    VOC's format. Where an annotation has no ``area`` or ``iscrowd``, which COCO's evaluation needs,
+    it gets that of its box, and 0.
 
     Args:
         source: an annotation file in COCO's instances format, or a folder of Pascal VOC's XML
@@ -81,6 +83,12 @@ def split_pictures(
         content = read_voc_folder(Path(source), Path(images))
     else:
         content = read_coco(str(source))
+    # Which COCO's evaluation of the second part needs, and few tools leave out.
+    content["annotations"] = [
+        {**annotation, "area": annotation.get("area", math.prod(annotation["bbox"][2:]))}
+        | {"iscrowd": annotation.get("iscrowd", 0)}
+        for annotation in content["annotations"]
+    ]
     faults = {}
     for image in content["images"]:
         if fault := picture_fault(os.path.join(images, image["file_name"])):

@@ -3,6 +3,7 @@
 from .checkpoint import (
     SafeCheckpointer,
     is_sample_weighter_key,
+    last_checkpoint,
     read_checkpoint,
     write_checkpoint,
     write_new_checkpoint,
@@ -16,7 +17,7 @@ from .optimizer import (
     sample_weighter_parameters,
 )
 from .setup import check_run, check_weights, choose_device
-from .start import resume_command, start_run, write_config
+from .start import folder_of_run, resume_command, start_run, write_config
 from .trainer import SWNTrainer
 from .values import check_values
 
@@ -31,9 +32,11 @@ __all__ = [
     "check_weights",
     "choose_device",
     "find_place",
+    "folder_of_run",
     "is_restart",
     "is_sample_weighter_key",
     "join_adam",
+    "last_checkpoint",
     "launch",
     "note_start",
     "read_checkpoint",

@@ -14,7 +14,7 @@ from ..data.sample_weights import WEIGHTS_ARE, is_sample_weight, without_weights
 from ..errors import UserError, phase
 from ..modeling.inference import Suppression
 from ..modeling.timm_backbone import check_timm_config
-from ..own.notes import REGISTERED
+from ..own.notes import REGISTERED, noted_classes
 from ..pickled_arrays import read_pickled_arrays
 from ..recording import RECORDING, SNAPSHOTS
 from ..weighting import build_sample_weighter
@@ -74,7 +74,25 @@ def check_run(
         check_detector(cfg)
         _check_files(cfg, eval_only, resume)
     with phase("checking the data sets"):
-        check_datasets(cfg, eval_only=eval_only)
+        categories = check_datasets(cfg, eval_only=eval_only)
+        if eval_only:
+            _check_learned_classes(os.path.dirname(cfg.MODEL.WEIGHTS), categories)
+        if eval_only or resume:
+            _check_learned_classes(cfg.OUTPUT_DIR, categories)
+
+
+def _check_learned_classes(folder: str, categories: dict[str, list[str]]):
+    """What a run has learned must be what its data are called now: a detector knows a class by its
+    number alone."""
+    learned = noted_classes(folder)
+    for name, classes in categories.items():
+        if learned not in (None, classes):
+            now, then = (", ".join(map(str, names)) for names in (classes, learned))
+            raise UserError(
+                f"Data set {name} has the categories {now}, in the order of their ids, but the run "
+                f"in {folder} has learned {then}. Give annotations with the same categories in the "
+                "same order, or start a run of another OUTPUT_DIR."
+            )
 
 
 def _check_processes(
@@ -93,15 +111,22 @@ def _check_processes(
             f"--num-gpus is {num_processes_per_machine}, but this machine has {num_gpus}."
         )
     world_size = num_processes_per_machine * num_machines
-    if not eval_only and cfg.SOLVER.IMS_PER_BATCH % world_size:
+    batch, reference = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.REFERENCE_WORLD_SIZE
+    if reference and not eval_only:  # for which Detectron2 scales the batch
+        if batch % reference:
+            raise UserError(
+                f"SOLVER.IMS_PER_BATCH {batch} can't be divided by SOLVER.REFERENCE_WORLD_SIZE "
+                f"{reference}; change one of them, or set the latter to 0."
+            )
+        batch = batch // reference * world_size
+    if not eval_only and batch % world_size:
         raise UserError(
-            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} can't be divided among {world_size} "
-            "processes; change it, or --num-gpus."
+            f"SOLVER.IMS_PER_BATCH {batch} can't be divided among {world_size} processes; change "
+            "it, or --num-gpus."
         )
     if cfg.SOLVER.AMP.ENABLED and not eval_only and cfg.MODEL.DEVICE == "cpu":
-        raise UserError(
-            "SOLVER.AMP.ENABLED needs a GPU, and there is none; add SOLVER.AMP.ENABLED False."
-        )
+        remedy = "MODEL.DEVICE cuda" if torch.cuda.is_available() else "SOLVER.AMP.ENABLED False"
+        raise UserError(f"SOLVER.AMP.ENABLED needs a GPU, and MODEL.DEVICE is cpu; add {remedy}.")
 
 
 def check_detector(cfg) -> None:
@@ -202,7 +227,8 @@ def _check_files(cfg, eval_only: bool, resume: bool):
             read_best(cfg.OUTPUT_DIR)  # as the training will
     if eval_only and not cfg.MODEL.WEIGHTS:
         raise UserError("there is nothing to evaluate: give MODEL.WEIGHTS and a checkpoint.")
-    check_weights(cfg)
+    if eval_only or not (resume and last_checkpoint(cfg.OUTPUT_DIR)):  # else not looked at
+        check_weights(cfg)
     if cfg.MODEL.LOAD_PROPOSALS:
         training = () if eval_only else cfg.DATASETS.PROPOSAL_FILES_TRAIN
         for file in (*training, *cfg.DATASETS.PROPOSAL_FILES_TEST):

@@ -23,7 +23,7 @@ from ..shell import join_words
 from .console import tidy_console
 from .setup import trace_of_training
 
-__all__ = ["EVALUATION_CONFIG", "resume_command", "start_run", "write_config"]
+__all__ = ["EVALUATION_CONFIG", "folder_of_run", "resume_command", "start_run", "write_config"]
 
 #: The config of the last evaluation in a run's folder, beside what it found.
 EVALUATION_CONFIG = os.path.join("inference", "config.yaml")
@@ -83,13 +83,23 @@ def _introduction(cfg, *, eval_only: bool) -> Iterator[str]:
     yield f"Data: {trained}tested on {', '.join(cfg.DATASETS.TEST) or 'nothing'}"
     device = cfg.MODEL.DEVICE
     if device == "cpu":
-        device = "the CPU" + ("" if torch.cuda.is_available() else " (there is no GPU)")
+        why = "as MODEL.DEVICE says" if torch.cuda.is_available() else "there is no GPU"
+        device = f"the CPU ({why})"
     if comm.get_world_size() > 1:
         device += f", {comm.get_world_size()} processes"
     yield f"Device: {device}"
     yield f"Folder: {cfg.OUTPUT_DIR}, with every detail in log.txt"
     if not eval_only and is_weighted:
         yield f"Losses are as {weighter} weights them: compare runs by AP, not by losses"
+
+
+def folder_of_run(config_file: str) -> str | None:
+    """The folder of the training whose ``config.yaml`` a config file is; None if it is of none.
+
+    The ``OUTPUT_DIR`` in it is that folder only where the training was started, and until it moves.
+    """
+    folder, name = os.path.split(config_file)
+    return (folder or ".") if name == "config.yaml" and trace_of_training(folder) else None
 
 
 def resume_command(argv: Sequence[str]) -> str:

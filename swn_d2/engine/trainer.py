@@ -190,7 +190,8 @@ class SWNTrainer(DefaultTrainer):
         evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
         folder = os.path.join(cfg.OUTPUT_DIR, "inference")
         if evaluator_type == "coco":
-            return COCOEvaluator(dataset_name, output_dir=folder)
+            sigmas = cfg.TEST.KEYPOINT_OKS_SIGMAS
+            return COCOEvaluator(dataset_name, output_dir=folder, kpt_oks_sigmas=sigmas)
         if evaluator_type == VOC_EVALUATOR_TYPE:
             return build_voc_evaluator(dataset_name, folder)
         if evaluator_type == "pascal_voc":

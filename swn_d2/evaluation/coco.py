@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ class CocoResults:
     """Detections of boxes, and what there is to detect.
 
     Attributes:
-        class_names: category id of the files -> name.
+        class_names: category id of the files -> name, with the id where several have it.
     """
 
     def __init__(self, results_file: str | Path, truth_file: str | Path):
@@ -38,17 +38,24 @@ class CocoResults:
             truth_file: the annotations in COCO's format that it compared them with.
 
         Raises:
-            UserError: a file can't be read, or the results are those of other data.
+            UserError: a file can't be read, there are no annotations, or the results are those of
+                other data.
         """
         self._results = read_results(results_file)
         try:
             self._truth = _index(read_json(truth_file))
-            self.class_names = {c["id"]: c["name"] for c in self._truth.dataset["categories"]}
+            names = {c["id"]: c["name"] for c in self._truth.dataset["categories"]}
+            number = Counter(names.values())
+            self.class_names = {
+                id_: name if number[name] == 1 else f"{name} ({id_})" for id_, name in names.items()
+            }
         except (LookupError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{truth_file} is not a file of annotations in COCO's format; was it changed after "
                 "the evaluation?"
             ) from error
+        if "annotations" not in self._truth.dataset:  # what a test set may be
+            raise UserError(f"{truth_file} has no annotations to compare detections with.")
         for key, known, what in (
             ("category_id", self.class_names, "category"),
             ("image_id", self._truth.imgs, "image"),

@@ -10,6 +10,7 @@ from fvcore.nn.weight_init import c2_xavier_fill
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..weighting import GivenWeights
 from ..weighting.checks import check
 from .box_losses import matched_pairwise_iou
 
@@ -86,16 +87,22 @@ class IoUHead(nn.Module):
         return self.layers(features).gather(1, classes[:, None]).squeeze(1)
 
     def losses(
-        self, pool: Callable[[list[Boxes]], Tensor], targets: Sequence[Instances]
+        self,
+        pool: Callable[[list[Boxes]], Tensor],
+        targets: Sequence[Instances],
+        given: GivenWeights | None = None,
     ) -> dict[str, Tensor]:
         """``loss_iou``: mean smooth-L1 loss of the predicted, normalised IoUs.
 
         Args:
             pool: gives the features of the boxes of each image.
             targets: the objects of each image, with ``gt_boxes`` and ``gt_classes``.
+            given: the weights that the data give the objects: a box made of one counts as much as
+                the object and its box do.
         """
         device = next(self.parameters()).device
-        boxes, ious, classes = [], [], []
+        boxes, ious, classes, made_of = [], [], [], []
+        first = 0  # of the image's objects, among those of the batch
         # The detector goes on to draw the random numbers, and thereby the regions, that it would
         # draw without this head.
         cuda_devices = [device] if device.type == "cuda" else []
@@ -110,9 +117,14 @@ class IoUHead(nn.Module):
                 boxes.append(made)
                 ious.append(matched_pairwise_iou(made, of_objects))
                 classes.append(objects.gt_classes[which])
+                made_of.append(first + which)
+                first += len(objects)
         predicted = self(pool(boxes), torch.cat(classes)).float()
-        loss = F.smooth_l1_loss(predicted, normalized(torch.cat(ious)), reduction="sum")
-        return {"loss_iou": self.loss_weight * loss / max(len(predicted), 1)}
+        losses = F.smooth_l1_loss(predicted, normalized(torch.cat(ious)), reduction="none")
+        for weights in (given.sample, given.box) if given is not None else ():
+            if weights is not None:
+                losses = losses * weights[torch.cat(made_of)]
+        return {"loss_iou": self.loss_weight * losses.sum() / max(len(predicted), 1)}
 
     def rate(self, pool: Callable[[list[Boxes]], Tensor], candidates: Sequence[Instances]) -> None:
         """Give the candidates of each image, with ``pred_boxes`` and ``pred_classes``, their

@@ -18,6 +18,7 @@ from torch.nn.functional import log_softmax
 
 from ..errors import UserError
 from ..weighting import SampleLosses, SampleStatistics, SampleWeighter, with_mask_losses
+from .box_losses import box_loss_dim
 from .build import (
     build_weighter,
     refuse_untrained_variance,
@@ -27,6 +28,7 @@ from .build import (
 from .fast_rcnn import SWNFastRCNNOutputLayers
 from .iou_head import IoUHead
 from .mask_head import has_sample_losses, sample_mask_losses
+from .objects import object_weights
 from .weighted_losses import weighted_losses
 
 __all__ = ["SWNCascadeROIHeads", "SWNROIHeads"]
@@ -49,6 +51,11 @@ class _Samples:
     @property
     def weights_masks(self) -> bool:
         return self.mask_on and has_sample_losses(self.mask_head)
+
+    @staticmethod
+    def _check(weighter: SampleWeighter, predictor: SWNFastRCNNOutputLayers, has_mask: bool):
+        columns = box_loss_dim(predictor.box_reg_loss_type)
+        weighter.check_detector(is_dense=False, box_loss_dim=columns, has_mask=has_mask)
 
     def _forward_mask(self, features: dict[str, Tensor], instances: list[Instances]):
         if self.training and self.weights_masks:
@@ -101,10 +108,12 @@ class SWNROIHeads(_Samples, StandardROIHeads):
                 :class:`SWNFastRCNNOutputLayers`.
 
         Raises:
-            UserError: the NMS is IoU-guided, but there is no ``iou_head``, or there is a layer for
-                variances that the weighter does not train.
+            UserError: the weighter is not one for these heads, the NMS is IoU-guided, but there
+                is no ``iou_head``, or there is a layer for variances that the weighter does not
+                train.
         """
         super().__init__(**kwargs)
+        self._check(sample_weighter, self.box_predictor, has_mask=self.weights_masks)
         self.sample_weighter = sample_weighter
         self.iou_head = iou_head
         self._targets: list[Instances] | None = None  # the objects of the batch in training
@@ -161,7 +170,8 @@ class SWNROIHeads(_Samples, StandardROIHeads):
         losses, statistics = self._with_masks(losses, statistics, features, proposals)
         result = weighted_losses(self.sample_weighter, losses, statistics)
         if self.iou_head is not None:
-            result.update(self.iou_head.losses(pool, targets))
+            given = object_weights(targets, self.box_predictor.class_weights)
+            result.update(self.iou_head.losses(pool, targets, given))
         return result
 
     def rate_boxes(
@@ -203,8 +213,9 @@ class SWNCascadeROIHeads(_Samples, CascadeROIHeads):
                 :class:`SWNFastRCNNOutputLayers`.
 
         Raises:
-            UserError: there are more or fewer weighters than stages, the NMS is IoU-guided, or
-                there is a layer for variances that the weighters do not train.
+            UserError: there are more or fewer weighters than stages, one is not for its stage, of
+                which only the first has masks, the NMS is IoU-guided, or there is a layer for
+                variances that the weighters do not train.
         """
         super().__init__(**kwargs)
         if self.box_predictor[-1].suppression.method == "iou_guided":
@@ -215,6 +226,9 @@ class SWNCascadeROIHeads(_Samples, CascadeROIHeads):
                 f"there are {len(sample_weighters)} sample_weighters, but {num_stages} stages; "
                 "give one for each stage."
             )
+        for stage, weighter in enumerate(sample_weighters):
+            has_mask = self.weights_masks and stage == 0
+            self._check(weighter, self.box_predictor[stage], has_mask=has_mask)
         self.sample_weighter = nn.ModuleList(sample_weighters)
         refuse_untrained_variance(self.sample_weighter[0], self.box_predictor[0])
         warn_of_l1(self.sample_weighter[0], self.box_predictor[0])

@@ -1,6 +1,7 @@
 """The options with which a command line names data sets and code of one's own."""
 
 import argparse
+import os
 
 from detectron2.config import CfgNode, get_cfg
 
@@ -87,6 +88,12 @@ def _register_voc(words: list[str]) -> None:
             "--register-voc cells_train cells train."
         )
     name, folder, split, *classes = words
+    for word in classes:
+        if os.sep in word or os.path.isfile(os.path.join(word, "config.yaml")):
+            raise UserError(
+                f"--register-voc {name} takes {word} for a class; put it before this option, or -- "
+                "between the two."
+            )
     find_voc_listing(name, folder, split)
     if not classes:
         classes = find_voc_classes(folder)

@@ -31,7 +31,7 @@ from ..errors import UserError, phase
 from ..files import read_json, write_text
 from .imports import imported_files, is_imported
 
-__all__ = ["REGISTERED", "note_own", "recall"]
+__all__ = ["REGISTERED", "noted_classes", "note_own", "recall"]
 
 #: The name of the file.
 REGISTERED = "registered.json"
@@ -84,6 +84,17 @@ def _describe(name: str, origin: Origin) -> dict[str, Any]:
             for what, path, given in places
         },
     }
+
+
+def noted_classes(folder: str | Path) -> list[str] | None:
+    """The classes of the data sets that a run's folder knows, which are the same for all of them;
+    None if it knows none.
+
+    Raises:
+        UserError: the file is not one of these.
+    """
+    entries = _read(Path(folder) / REGISTERED)["data_sets"].values()
+    return next((entry["classes"] for entry in entries), None)
 
 
 def recall(folder: str | Path) -> None:

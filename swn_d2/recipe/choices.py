@@ -19,6 +19,7 @@ _EPOCHS = 12
 # The new layers need some steps, however few pictures there are; with very few, more would only
 # learn these by heart.
 _FEWEST_ITERATIONS, _MOST_EPOCHS = 1000, 200
+_MOST_ELONGATED = 4.0  # time and memory go with it
 _LARGEST_TEST = 1000  # pictures; evaluating more of them on the way would take too long
 
 
@@ -50,6 +51,8 @@ class Choices:
     """
     Attributes:
         side: of the pictures, the shorter one, in pixels; as they are evaluated.
+        elongation: what the longer side has at most, in shorter ones; else Detectron2 makes a
+            picture smaller, and its objects with it.
         train_sides: of which each picture gets one at random in training.
         anchors: sides of squares, in pixels, one for each level of the pyramid.
         ratios: height through width of the anchors.
@@ -61,6 +64,7 @@ class Choices:
     """
 
     side: int
+    elongation: float
     train_sides: tuple[int, ...]
     anchors: tuple[int, ...]
     ratios: tuple[float, ...]
@@ -81,10 +85,12 @@ def choose(train: Facts, test: Facts, machine: Machine, *, is_retinanet: bool) -
     side = min(max(_SMALL_OBJECT / smallest, least), largest)
     # More pixels than a picture has would show nothing more.
     side = max(_multiple(min(side, train.shorter_side), 16), 32)
-    small_object = smallest * side
+    # A picture that is longer yet will be smaller.
+    fits = min(_MOST_ELONGATED / train.elongation, 1.0)
+    small_object = smallest * side * fits
     # Five levels, each twice the one before: from the small objects to the large ones, which an
     # anchor of 0.7 of their side still fits. A RetinaNet's pyramid begins one level higher.
-    large_object = float(np.quantile(train.relative_sizes, 0.95)) * side
+    large_object = float(np.quantile(train.relative_sizes, 0.95)) * side * fits
     finest = 2 ** math.floor(math.log2(min(small_object, side / 8)))
     finest = max(finest, 2 ** math.ceil(math.log2(large_object * 0.7 / 16)))
     finest = max(finest, 16 if is_retinanet else 8)
@@ -100,6 +106,7 @@ def choose(train: Facts, test: Facts, machine: Machine, *, is_retinanet: bool) -
     iterations = max(_multiple(iterations, 10), 10)
     return Choices(
         side=side,
+        elongation=min(max(train.elongation, 2.0), _MOST_ELONGATED),
         train_sides=tuple(_multiple(side * share, 8) for share in (0.8, 1.0, 1.2)),
         anchors=tuple(finest * 2**level for level in range(5)),
         ratios=tuple(ratios),

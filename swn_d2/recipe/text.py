@@ -1,6 +1,7 @@
 """The config file: Detectron2's keys with the numbers that were chosen, and why."""
 
 import json
+import math
 import textwrap
 
 from ..engine.schedule import length_in_words
@@ -64,15 +65,15 @@ INPUT:
   # Pixels of the pictures' shorter side, which has {train.shorter_side:.0f} in the files. Nine of
   # ten objects are then {choices.small_object:.0f} pixels large or more. Time goes with its square.
   MIN_SIZE_TRAIN: {_list(choices.train_sides)}  # one at random: more variety
-  MAX_SIZE_TRAIN: {2 * choices.train_sides[-1]}
+  MAX_SIZE_TRAIN: {math.ceil(choices.elongation * choices.train_sides[-1])}
   MIN_SIZE_TEST: {choices.side}
-  MAX_SIZE_TEST: {2 * choices.side}
+  MAX_SIZE_TEST: {math.ceil(choices.elongation * choices.side)}
   # Half of the pictures are mirrored. "none" where left is not right: digits, letters, signs.
   RANDOM_FLIP: "horizontal"
 {'  MASK_FORMAT: "bitmask"  # for polygons and run lengths' + chr(10) if mask else ""}\
 DATASETS:
-  TRAIN: [{json.dumps(train.name)}]
-  TEST: [{json.dumps(test.name)}]
+  TRAIN: [{_text(train.name)}]
+  TEST: [{_text(test.name)}]
 DATALOADER:
   NUM_WORKERS: {machine.workers}
 SOLVER:
@@ -80,7 +81,7 @@ SOLVER:
 TEST:
   # AP on the test set, {when}.
   EVAL_PERIOD: {choices.period if choices.evaluates else 0}
-OUTPUT_DIR: {json.dumps(output)}
+OUTPUT_DIR: {_text(output)}
 VERSION: 2
 """
 
@@ -165,6 +166,10 @@ def _schedule(train: Facts, machine: Machine, choices: Choices) -> str:
   WARMUP_ITERS: {choices.warmup}
   STEPS: {_list(choices.steps)}
   CHECKPOINT_PERIOD: {choices.period}"""
+
+
+def _text(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False)  # JSON's escapes of emojis are none of YAML's
 
 
 def _list(values) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ..errors import UserError
 
-__all__ = ["check", "check_choice", "check_columns"]
+__all__ = ["check", "check_choice", "check_columns", "check_masks"]
 
 
 def check(key: str, value, is_valid: bool, rule: str) -> None:
@@ -26,4 +26,14 @@ def check_columns(weighter: str, built_for: int, box_loss_dim: int) -> None:
         raise UserError(
             f"the {weighter} was built for {built_for} columns of the box loss, but the detector's "
             f"has {box_loss_dim}; build it with box_loss_dim={box_loss_dim}."
+        )
+
+
+def check_masks(weighter: str, built_for: bool, has_mask: bool) -> None:
+    """Raise a UserError if a weighter was built for a mask loss that the detector has not got, or
+    without the one that it has."""
+    if built_for != has_mask:
+        raise UserError(
+            f"the {weighter} was built with has_mask={built_for}, but the detector has "
+            f"{'a' if has_mask else 'no'} mask loss; build it with has_mask={has_mask}."
         )

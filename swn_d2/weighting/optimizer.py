@@ -17,7 +17,9 @@ class JointOptimizer(Optimizer):
     """Steps several optimisers together.
 
     ``param_groups`` are the members' own groups, one after the other, so that a learning-rate
-    scheduler and a GradScaler act on all of them. The state is kept, and saved, per member.
+    scheduler and a GradScaler act on all of them: a scheduler that multiplies each group's own
+    rate, as most do, and not one that sets a rate itself, as ``OneCycleLR``. The state is kept, and
+    saved, per member.
     """
 
     def __init__(self, **members: Optimizer):
@@ -25,8 +27,26 @@ class JointOptimizer(Optimizer):
         Args:
             members: name -> optimiser. The names are the keys of the state dict.
         """
-        self.members = members
+        self.members: Mapping[str, Optimizer] = {}
         super().__init__([group for m in members.values() for group in m.param_groups], {})
+        self.members = members
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "members": self.members}
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Groups belong to the members, which alone step them.
+
+        Raises:
+            UserError: always, once there are members.
+        """
+        if self.members:
+            raise UserError(
+                "groups of parameters can't be added to a joint optimiser; give them to the "
+                f"optimiser of the {next(iter(self.members))} before the two are joined, with a "
+                "learning rate of 0 for as long as they are not to learn."
+            )
+        super().add_param_group(param_group)
 
     def step(self, closure=None) -> None:
         if closure is not None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .checks import check, check_choice, check_columns
+from .checks import check, check_choice, check_columns, check_masks
 from .network import SampleWeightingNetwork
 from .objective import (
     average_per_group,
@@ -202,11 +202,7 @@ class SWN(SampleWeighter):
             check_columns("SWN", self.network.box_loss_dim, box_loss_dim)
         if self.rightness is not None:
             check_columns("SWN", self.rightness.network.box_loss_dim, box_loss_dim)
-        if self.has_mask != has_mask:
-            raise UserError(
-                f"the SWN was built with has_mask={self.has_mask}, but the detector has "
-                f"{'a' if has_mask else 'no'} mask loss; build it with has_mask={has_mask}."
-            )
+        check_masks("SWN", self.has_mask, has_mask)
 
     def forward(self, statistics: SampleStatistics) -> SampleWeights:
         # Eq. 9 has exponentials and sums over all samples: not for half precision.

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .checks import check_masks
 from .statistics import TASKS, SampleStatistics, SampleWeights
 from .weighters import SAMPLE_WEIGHTER_REGISTRY, SampleWeighter
 
@@ -36,6 +37,10 @@ class TaskUncertainty(SampleWeighter):
     @classmethod
     def from_config(cls, cfg, *, box_loss_dim: int, has_mask: bool) -> dict[str, Any]:
         return {"has_mask": has_mask}
+
+    def check_detector(self, *, is_dense: bool, box_loss_dim: int, has_mask: bool) -> None:
+        super().check_detector(is_dense=is_dense, box_loss_dim=box_loss_dim, has_mask=has_mask)
+        check_masks("TaskUncertainty", "mask" in self.log_variance, has_mask)
 
     def forward(self, statistics: SampleStatistics) -> SampleWeights:
         result = SampleWeights()

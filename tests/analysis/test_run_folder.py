@@ -41,6 +41,23 @@ def test_a_whole_folder(tmp_path):
     assert run.problems == {}
 
 
+def test_an_evaluation_by_itself(tmp_path):
+    """What it has otherwise than the training, if that decides the detections."""
+    folder = tmp_path / "run"
+    run_folder(folder, [])
+    assert RunFolder(folder).evaluated_with == {}
+    (folder / "inference").mkdir()
+    cfg = RunFolder(folder).cfg
+    evaluation = folder / "inference" / "config.yaml"
+    evaluation.write_text(cfg.dump())
+    assert RunFolder(folder).evaluated_with == {}
+    cfg.merge_from_list(["MODEL.NMS.METHOD", "linear", "SOLVER.MAX_ITER", 3, "TEST.EVAL_PERIOD", 2])
+    evaluation.write_text(cfg.dump())
+    assert RunFolder(folder).evaluated_with == {"MODEL.NMS.METHOD": "linear"}
+    evaluation.write_text("- 1")
+    assert RunFolder(folder).evaluated_with == {}
+
+
 def test_no_folder(tmp_path):
     with pytest.raises(UserError, match=f"no folder {tmp_path}/gone; give the OUTPUT_DIR"):
         RunFolder(tmp_path / "gone")

@@ -151,6 +151,16 @@ def test_only_crowd_regions_are_left(mapper_cfg, record):
     assert ours.gt_classes.shape == (0,)
 
 
+def test_an_image_without_objects_is_cut(mapper_cfg, record):
+    """Of cut masks Detectron2 makes boxes, and fails where there are none."""
+    mapper_cfg.INPUT.CROP.ENABLED = mapper_cfg.MODEL.MASK_ON = True
+    mapper_cfg.INPUT.MASK_FORMAT = "bitmask"
+    mapper = NamingDatasetMapper(mapper_cfg, is_train=True)
+    for annotations in ([], record["annotations"][3:4]):  # a crowd region
+        mapped = mapper({**record, "annotations": annotations})
+        assert len(mapped["instances"]) == 0
+
+
 def test_an_image_without_weights_has_no_such_field(mapper_cfg, record):
     record["annotations"] = record["annotations"][1:2]
     _, ours = map_in_both_ways(mapper_cfg, record, seed=0)

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import math
 
 import pytest
 from PIL import Image
@@ -183,6 +184,9 @@ def test_pictures_that_cannot_be_read_are_in_no_part(pictures, annotations):
     for part, is_first in zip(parts, (True, False), strict=True):
         assert all((part_of(name) < 0.5) == is_first for name in names(part))
         assert [a["image_id"] for a in part["annotations"]] == [i["id"] for i in part["images"]]
+        # What COCO's evaluation needs, of annotations without it, too.
+        assert all(a["area"] == math.prod(a["bbox"][2:]) for a in part["annotations"])
+        assert all(a["iscrowd"] == 0 for a in part["annotations"])
     whole = {f"p{i}.jpg" for i in range(12)} - set(faults)
     assert sorted(names(parts[0]) + names(parts[1])) == sorted(whole)
 

@@ -128,6 +128,19 @@ def test_closures_are_refused():
         JointOptimizer(only=torch.optim.SGD([parameter], lr=1.0)).step(lambda: None)
 
 
+def test_groups_belong_to_the_members():
+    parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in range(3)]
+    sgd = torch.optim.SGD(parameters[:1], lr=1.0)
+    joint = JointOptimizer(detector=sgd, weighter=torch.optim.Adam(parameters[1:2]))
+    with pytest.raises(UserError, match="give them to the optimiser of the detector before"):
+        joint.add_param_group({"params": parameters[2:]})
+    assert len(joint.param_groups) == 2
+    copied = copy.deepcopy(joint)
+    copied.param_groups[0]["params"][0].grad = torch.ones(1)
+    copied.step()
+    assert copied.param_groups[0]["params"][0].item() == -1 and parameters[0].item() == 0
+
+
 def test_grad_scaler_skips_both_members_together():
     """AMP's GradScaler, with an infinite gradient and without."""
     parameters = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]

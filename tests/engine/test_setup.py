@@ -118,6 +118,21 @@ def test_a_backbone_of_timm(tmp_path, detector, opts, message):
         check_run(cfg, eval_only=False, resume=False)
 
 
+def test_a_batch_that_is_scaled(tmp_path):
+    scaled = "SOLVER.IMS_PER_BATCH", 16, "SOLVER.REFERENCE_WORLD_SIZE", 8
+    processes = {"resume": False, "num_processes_per_machine": 3}
+    assert "no data set named missing" in check_output(tmp_path, *scaled, **processes)
+    assert "16 can't be divided among 3" in check_output(tmp_path, *scaled[:2], **processes)
+
+
+def test_the_weights_before_a_training_are_not_needed_to_go_on(tmp_path):
+    gone = "MODEL.WEIGHTS", "pretrained/gone.pth"
+    assert "no file pretrained/gone.pth" in check_output(tmp_path, *gone, resume=True)
+    (tmp_path / "model_0000009.pth").write_text("content")
+    (tmp_path / "last_checkpoint").write_text("model_0000009.pth")
+    assert "no data set named missing" in check_output(tmp_path, *gone, resume=True)
+
+
 def check_output(folder, *opts, **kwargs):
     """What is said of a run in ``folder``, of which nothing but its data is wrong."""
     cfg = tiny_config("DATASETS.TRAIN", ("missing",), "OUTPUT_DIR", str(folder), *opts)

@@ -31,6 +31,7 @@ TRUTH = {
         annotation(4, "b", 3, CROWD, iscrowd=1),
     ],
 }
+UNANNOTATED = {key: value for key, value in TRUTH.items() if key != "annotations"}
 RESULTS = [
     detection("a", 3, BOX, 0.9),
     detection("a", 3, ELSEWHERE, 0.8),  # a dog
@@ -111,8 +112,15 @@ def test_nothing_was_detected(write):
         ([{"score": 1}], TRUTH, "results.json is not the list of detections"),
         ([], [], "truth.json is not a file of annotations in COCO's format"),
         ([], {"images": []}, "truth.json is not a file of annotations in COCO's format"),
+        ([], UNANNOTATED, "truth.json has no annotations to compare detections with"),
     ],
 )
 def test_what_is_wrong_with_the_files(write, results, truth, message):
     with pytest.raises(UserError, match=message):
         CocoResults(*write(results, truth))
+
+
+def test_categories_of_one_name_are_told_apart(write):
+    categories = [{"id": k, "name": name} for k, name in ((3, "cat"), (7, "cat"), (9, "dog"))]
+    coco = CocoResults(*write(truth={**TRUTH, "categories": categories}))
+    assert coco.class_names == {3: "cat (3)", 7: "cat (7)", 9: "dog"}

@@ -165,6 +165,37 @@ def test_bad_data(change, message, files, scenes, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_categories_of_other_names(files, scenes, tmp_path):
+    annotations = scenes / "annotations" / "instances_train.json"
+    categories = json.loads(annotations.read_text())["categories"]
+    names = [category["name"] for category in reversed(categories)]
+    swapped = [{**c, "name": name} for c, name in zip(categories, names, strict=True)]
+    file = edited(annotations, tmp_path / "edited.json", categories=swapped)
+    arguments = [*files, "--output", str(tmp_path / "run"), "--train", file, str(scenes / "train")]
+    with pytest.raises(SystemExit, match="different categories"):
+        example.main(arguments)
+
+
+def test_what_an_evaluation_needs_and_a_turned_picture(scenes, tmp_path):
+    annotations = scenes / "annotations" / "instances_train.json"
+    content = json.loads(annotations.read_text())
+    few = [
+        {k: v for k, v in a.items() if k not in ("area", "iscrowd")} for a in content["annotations"]
+    ]
+    file = edited(annotations, tmp_path / "edited.json", annotations=few)
+    folder = shutil.copytree(scenes / "train", tmp_path / "images")
+    upright = Image.open(folder / "000001.jpg")
+    turned = Image.Exif()
+    turned[0x0112] = 6  # stored as if the camera had been turned
+    upright.transpose(Image.Transpose.ROTATE_90).save(folder / "000001.jpg", exif=turned)
+    data = example.CocoFolder(file, str(folder), masks=False)
+    image, target = data[0]
+    assert image.shape[1:] == (upright.height, upright.width) and len(target["boxes"]) > 0
+    for annotation in data.coco.anns.values():
+        assert annotation["area"] == annotation["bbox"][2] * annotation["bbox"][3]
+        assert annotation["iscrowd"] == 0
+
+
 def deep_picture(folder, name):
     Image.fromarray(np.full((64, 64), 40_000, np.uint16)).save(folder / name, format="PNG")
 

@@ -7,7 +7,9 @@ import torch
 from detectron2.layers import ShapeSpec
 
 from swn_d2.errors import UserError
-from swn_d2.modeling import SWNCascadeROIHeads
+from swn_d2.modeling import SWNCascadeROIHeads, SWNROIHeads
+from swn_d2.weighting import SWN
+from swn_d2.weighting.task_uncertainty import TaskUncertainty
 from tests.tiny import batch, tiny_config, tiny_model, training_losses, weighters
 
 
@@ -60,15 +62,26 @@ def test_a_stage_s_weights_reach_its_losses_only():
             assert loss.item() == pytest.approx(plain[name].item() * factor, rel=1e-4), name
 
 
-def test_the_number_of_weighters_is_checked():
-    heads = tiny_model(tiny_config(detector="cascade_rcnn")).roi_heads
-    arguments = SWNCascadeROIHeads.from_config(
-        tiny_config(detector="cascade_rcnn"),
-        {f"p{level}": ShapeSpec(channels=16, stride=2**level) for level in range(2, 6)},
-    )
-    arguments["sample_weighters"] = list(heads.sample_weighter)[:2]
-    with pytest.raises(UserError, match="2 sample_weighters, but 3 stages"):
-        SWNCascadeROIHeads(**arguments)
+@pytest.mark.parametrize("detector, masked", [("cascade_rcnn", "no"), ("cascade_mask_rcnn", "a")])
+def test_weighters_of_ones_own_are_checked(detector, masked):
+    """As in a LazyConfig, whose detector does not build them itself."""
+    pyramid = {f"p{level}": ShapeSpec(channels=16, stride=2**level) for level in range(2, 6)}
+    arguments = SWNCascadeROIHeads.from_config(tiny_config(detector=detector), pyramid)
+    for chosen, message in (
+        (arguments["sample_weighters"][:2], "2 sample_weighters, but 3 stages"),
+        ([SWN(has_mask=masked == "no") for _ in range(3)], f"the detector has {masked} mask loss"),
+        ([TaskUncertainty(has_mask=masked == "no")] * 3, f"the detector has {masked} mask loss"),
+        ([SWN(has_mask=masked == "a", box_loss_dim=1)] * 3, "build it with box_loss_dim=4"),
+    ):
+        with pytest.raises(UserError, match=message):
+            SWNCascadeROIHeads(**{**arguments, "sample_weighters": chosen})
+
+
+def test_a_weighter_of_ones_own_is_checked():
+    pyramid = {f"p{level}": ShapeSpec(channels=16, stride=2**level) for level in range(2, 6)}
+    arguments = SWNROIHeads.from_config(tiny_config(detector="mask_rcnn"), pyramid)
+    with pytest.raises(UserError, match="the detector has a mask loss; build it with has_mask=T"):
+        SWNROIHeads(**{**arguments, "sample_weighter": SWN()})
 
 
 def test_masks_belong_to_the_first_stage():

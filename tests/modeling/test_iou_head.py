@@ -9,6 +9,7 @@ from torchvision.ops import box_iou
 
 from swn_d2.errors import UserError
 from swn_d2.modeling.iou_head import IoUHead, boxes_of_iou, normalized
+from swn_d2.weighting import GivenWeights
 from tests.tiny import (
     batch,
     batch_with_empty_image,
@@ -125,6 +126,23 @@ def test_it_learns_the_iou():
     with torch.no_grad():
         head.rate(pooled_corners, [candidates])
     assert candidates.predicted_iou.argsort(descending=True).tolist() == [0, 1, 2]
+
+
+def test_a_box_counts_as_much_as_its_object_and_where_that_is():
+    head = IoUHead(ShapeSpec(channels=4, height=1, width=1), num_classes=3, fc_dim=8)
+
+    def loss(given):
+        torch.manual_seed(0)  # the boxes that are made
+        return head.losses(lambda boxes: pooled_corners(boxes), images(1, 2), given)["loss_iou"]
+
+    number = sum(len(of_image) for of_image in images(1, 2))
+    plain = loss(None)
+    assert loss(GivenWeights(None, torch.zeros(number), None)) == plain  # of classes
+    of_object = GivenWeights(torch.full((number,), 0.5), None, torch.full((number,), 0.5))
+    assert loss(of_object).item() == pytest.approx(plain.item() / 4)
+    parts = [loss(GivenWeights(weights, None, None)) for weights in torch.eye(number)]
+    assert all(part > 0 for part in parts)
+    assert sum(parts).item() == pytest.approx(plain.item())
 
 
 def pooled_corners(boxes):

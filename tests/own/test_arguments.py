@@ -57,6 +57,15 @@ def test_voc_with_its_classes(cells, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_a_run_that_is_taken_for_a_class(cells):
+    (cells.parent / "run").mkdir()
+    (cells.parent / "run" / "config.yaml").touch()
+    for word in ("run", "output/run"):
+        args = parse("--register-voc", "own", "cells", "train", "RBC", word)
+        with pytest.raises(UserError, match=f"--register-voc own takes {word} for a class"):
+            register_own(args)
+
+
 def test_voc_without_classes(cells, capsys):
     args = parse(
         *("--register-voc", "own_train", "cells", "train"),

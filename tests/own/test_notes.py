@@ -8,6 +8,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from swn_d2.data import make_digit_scenes, register_coco, register_voc, unknown_dataset
+from swn_d2.engine import check_run
 from swn_d2.errors import UserError
 from swn_d2.own import import_file, note_own, recall
 from swn_d2.own.notes import REGISTERED
@@ -74,6 +75,33 @@ def test_names_and_classes_are_known_again(here, tmp_path, monkeypatch):
     assert num_images("own_digits", "own_pets") == [3, 2]
     assert MetadataCatalog.get("own_pets").thing_classes == list(CLASSES)
     assert MetadataCatalog.get("own_pets").split == "train"
+
+
+def test_classes_that_a_run_has_not_learned(here):
+    note("run", "own_digits")
+    annotations, images = files()
+    content = json.loads((here / annotations).read_text())
+    content["categories"].reverse()
+    for number, category in enumerate(content["categories"]):
+        category["id"] = number  # 9 is what was 0
+    (here / "reversed.json").write_text(json.dumps(content))
+    register_coco("reversed", "reversed.json", images)
+    (here / "run" / "model_final.pth").touch()
+    cfg = tiny_config(
+        *("DATASETS.TRAIN", ("reversed",), "DATASETS.TEST", ("reversed",)),
+        *("MODEL.ROI_HEADS.NUM_CLASSES", 10, "OUTPUT_DIR", "another"),
+    )
+    check_run(cfg, eval_only=False, resume=False)  # a run of its own
+    refusal = "reversed has the categories 9, 8.* the run in run has learned 0, 1"
+    cfg.MODEL.WEIGHTS = "run/model_final.pth"
+    check_run(cfg, eval_only=False, resume=False)  # which may begin with other classes
+    with pytest.raises(UserError, match=refusal):
+        check_run(cfg, eval_only=True, resume=False)
+    (here / "run" / "model_final.pth").rename(here / "model_0000009.pth")
+    cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS = "run", ""
+    with pytest.raises(UserError, match=refusal):
+        check_run(cfg, eval_only=False, resume=True)
+    assert json.loads((here / "run" / REGISTERED).read_text())["data_sets"].keys() == {"own_digits"}
 
 
 def test_what_it_looks_like(here):

@@ -18,7 +18,7 @@ def facts(num=500, size=(640, 480), share=0.2, objects=3, ratio=1.0):
         sizes=np.tile(np.array(size, float), (num, 1)),
         boxes=np.tile([side / ratio**0.5, side * ratio**0.5], (num * objects, 1)),
         picture=np.repeat(np.arange(num), objects),
-        classes={"cat": num * objects},
+        classes=[("cat", num * objects)],
     )
 
 
@@ -43,6 +43,16 @@ def test_the_size_of_the_pictures(kwargs, side):
     assert choices.side == side
     least, same, largest = choices.train_sides
     assert least < same == side < largest
+
+
+@pytest.mark.parametrize("size, scale", [((1242, 375), 320 / 375), ((4000, 400), 320 / 400 * 0.4)])
+def test_wide_pictures(size, scale):
+    """As Detectron2 makes them: with the shorter side, or with the longest that is allowed."""
+    choices = chosen(share=0.05, size=size)
+    assert choices.side == 320 and 2 < choices.elongation <= 4
+    longest = min(size[0] * 320 / size[1], choices.elongation * 320)
+    assert longest / size[0] == pytest.approx(scale)
+    assert choices.small_object == pytest.approx(0.05 * size[1] * scale)
 
 
 @pytest.mark.parametrize("machine", [CPU, GPU])

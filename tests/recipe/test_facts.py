@@ -50,7 +50,7 @@ def test_coco(registered):
     assert facts.relative_sizes == pytest.approx([0.2, 0.1, 0.5])
     assert facts.ratios == pytest.approx([0.25, 1, 1])
     assert sorted(facts.objects_a_picture) == [1, 2]
-    assert list(facts.classes.items()) == [("ant", 1), ("cat", 2), ("x", 0)]  # by their ids
+    assert facts.classes == [("ant", 1), ("cat", 2), ("x", 0)]  # by their ids
     assert facts.in_words() == (
         "mine: 3 pictures, most of about 200 x 100 pixels, with 3 objects\n"
         "  1.5 objects a picture, at most 2; 1 without any\n"
@@ -65,7 +65,7 @@ def test_voc(tmp_path, clean_catalog):
     facts = look_at("mine")
     assert facts.sizes.tolist() == [[200, 160]] * 2
     assert facts.boxes.tolist() == [[100, 80]]
-    assert np.array_equal(facts.picture, [0]) and facts.classes == {"dog": 0, "cat": 1}
+    assert np.array_equal(facts.picture, [0]) and facts.classes == [("dog", 0), ("cat", 1)]
 
 
 def test_a_test_set_without_annotations(registered):

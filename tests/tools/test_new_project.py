@@ -1,5 +1,6 @@
 """tools/new_project.py, and the commands that it prints."""
 
+import json
 import os
 import re
 import shlex
@@ -98,6 +99,23 @@ def test_the_share_is_that_of_the_training_set(cats):
     result = processes.run(TOOL, *SPLIT, "--share", "0.2", cwd=cats)
     num_train, num_val = numbers_of_pictures(result)
     assert num_train + num_val == 12 and num_train < num_val
+
+
+def test_what_is_wrong_is_said_of_the_file_that_is_there(cats):
+    ids = {"category_id": 1, "bbox": [20, 30, 110, 100], "area": 0}
+    content = {
+        "images": [
+            {"id": i, "file_name": f"p{i}.jpg", "width": 200, "height": 160} for i in range(12)
+        ],
+        "annotations": [{"id": i, "image_id": i, **ids} for i in range(12)],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    (cats / "cats.json").write_text(json.dumps(content))
+    options = ("--split", "cats", "cats.json", "my cats", "-o", "new/cats.yaml")
+    result = processes.run(TOOL, *options, cwd=cats)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith('error: cats.json has an "area" of 0')
+    assert not list((cats / "new").iterdir())
 
 
 def test_what_fails_leaves_nothing_in_the_way(cats):

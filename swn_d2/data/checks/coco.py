@@ -23,7 +23,7 @@ __all__ = ["check_coco", "check_pictures", "read_coco"]
 _TYPES = {
     **dict.fromkeys(("id", "image_id", "category_id"), ((int, float, str), "a number or a text")),
     "file_name": ((str,), "a text"),
-    "name": ((str, int), "a text"),
+    "name": ((str,), "a text"),
 }
 
 

@@ -21,7 +21,7 @@ __all__ = ["check_data", "check_datasets"]
 CHECKS = {"coco": check_coco, "pascal_voc": check_voc, VOC_EVALUATOR_TYPE: check_voc}
 
 
-def check_datasets(cfg: CfgNode, *, eval_only: bool = False) -> None:
+def check_datasets(cfg: CfgNode, *, eval_only: bool = False) -> dict[str, list[str]]:
     """Check every data set in ``cfg.DATASETS.TRAIN`` and ``TEST`` that has a format we know.
 
     COCO-format data: the annotation file and its entries, that every image exists, the size of up
@@ -35,11 +35,16 @@ def check_datasets(cfg: CfgNode, *, eval_only: bool = False) -> None:
         cfg: a complete Detectron2 config.
         eval_only: leave out ``DATASETS.TRAIN``.
 
+    Returns:
+        Data set -> its categories, the same for all.
+
     Raises:
         UserError: the first mistake, with the file and the ids of images and annotations.
     """
-    for name, classes in check_data(cfg, eval_only=eval_only).items():
+    categories = check_data(cfg, eval_only=eval_only)
+    for name, classes in categories.items():
         _check_num_classes(cfg, name, len(classes))
+    return categories
 
 
 def check_data(cfg: CfgNode, *, eval_only: bool = False) -> dict[str, list[str]]:
