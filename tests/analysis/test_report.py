@@ -410,6 +410,19 @@ def test_classes_are_sorted_by_what_the_second_run_gains(trained, tmp_path, one_
     assert "AP of each class, the highest first" in (tmp_path / "report.html").read_text()
 
 
+def test_an_evaluation_by_itself_is_told(trained, tmp_path, one_figure):
+    folder = copy_of(trained[1], "learned", tmp_path)
+    cfg = RunFolder(folder).cfg
+    cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST = 0.25
+    (folder / EVALUATION_CONFIG).write_text(cfg.dump())
+    text = read([RunFolder(folder)], tmp_path).text
+    told = (
+        "is of an evaluation by itself, with MODEL.ROI_HEADS.NMS_THRESH_TEST 0.25, whose AP is in"
+    )
+    assert told in text
+    assert "evaluation by itself" not in read([RunFolder(trained[1])], tmp_path).text
+
+
 def test_the_best_detector_is_named(trained, tmp_path, one_figure):
     best = read_best(trained[0])
     reader = read([RunFolder(trained[0])], tmp_path)
