@@ -32,6 +32,7 @@ from swn_d2.engine import (
     is_restart,
     last_checkpoint,
     launch,
+    note_evaluation,
     note_start,
     resume_command,
     start_run,
@@ -50,10 +51,16 @@ def setup(args):
     if args.config_file:
         recall(os.path.dirname(args.config_file))
     cfg = load_config(args.config_file, args.opts)
-    if args.resume and "OUTPUT_DIR" not in args.opts:
+    if args.resume and not args.is_restart and "OUTPUT_DIR" not in args.opts:
         cfg.OUTPUT_DIR = folder_of_run(args.config_file) or cfg.OUTPUT_DIR
     if args.resume and args.eval_only:  # as Detectron2's own: the run's last checkpoint
-        cfg.MODEL.WEIGHTS = str(last_checkpoint(cfg.OUTPUT_DIR) or cfg.MODEL.WEIGHTS)
+        last = last_checkpoint(cfg.OUTPUT_DIR)
+        if last is None and "MODEL.WEIGHTS" not in args.opts:
+            raise UserError(
+                f"{cfg.OUTPUT_DIR} has no last_checkpoint to evaluate; give MODEL.WEIGHTS and a "
+                "checkpoint."
+            )
+        cfg.MODEL.WEIGHTS = str(last or cfg.MODEL.WEIGHTS)
     recall(cfg.OUTPUT_DIR)
     choose_device(cfg)
     cfg.freeze()
@@ -72,12 +79,14 @@ def main(args):
                 SafeCheckpointer(model, save_dir=cfg.OUTPUT_DIR).load_whole(cfg.MODEL.WEIGHTS)
             write_config(cfg, eval_only=True)
             results = SWNTrainer.test(cfg, model)
+            note_evaluation(cfg, results)
             if comm.is_main_process():
                 verify_results(cfg, results)
             return results
         with phase("setting up the training"):
             trainer = SWNTrainer(cfg)
-        trainer.resume_command = resume_command(sys.argv)
+        other = args.config_file and folder_of_run(args.config_file)
+        trainer.resume_command = resume_command(sys.argv, cfg.OUTPUT_DIR if other else None)
         with phase("loading the checkpoint"):
             trainer.resume_or_load(resume=args.resume)
         results = trainer.train()
@@ -92,6 +101,7 @@ def argument_parser():
     parser = default_argument_parser()
     add_own_arguments(parser)
     add_debug_argument(parser)
+    parser.set_defaults(is_restart=False)  # else that of a training without --resume
     return parser
 
 
@@ -110,7 +120,8 @@ if __name__ == "__main__":
                 )
             args.num_gpus = place.num_local
             args.num_machines = place.num_processes // place.num_local
-        args.resume = args.resume or (is_restart(os.environ) and not args.eval_only)
+        args.is_restart = is_restart(os.environ) and not (args.resume or args.eval_only)
+        args.resume = args.resume or args.is_restart
     with user_errors_exit(cfg.OUTPUT_DIR):
         check_run(
             cfg,

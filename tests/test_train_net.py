@@ -18,6 +18,8 @@ import pytest
 import yaml
 
 from swn_d2.data import make_digit_scenes
+from swn_d2.engine import resume_command
+from swn_d2.errors import UserError
 from tests import processes
 from tests.pickles import Call
 from tests.tiny import DETECTORS, tiny_config
@@ -328,8 +330,16 @@ def test_which_run_goes_on_and_what_is_evaluated_of_it(config_file, tmp_path):
     start = "MODEL.WEIGHTS", "start.pth"
     assert setup("--eval-only", "--resume", *start) == (str(run), last)
     assert setup("--eval-only", *start) == (written, "start.pth")
-    # Where there is no checkpoint, what Detectron2's own script takes.
+    # Where there is no checkpoint, what Detectron2's own script takes, if it is given.
     assert setup("--eval-only", "--resume", *start, "OUTPUT_DIR", "mine") == ("mine", "start.pth")
+    with pytest.raises(UserError, match="mine has no last_checkpoint to evaluate; give MODEL.WEIG"):
+        setup("--eval-only", "--resume", "OUTPUT_DIR", "mine")
+    # A new run by this config is not the one that it is of, and says so.
+    words = resume_command(["t.py", "--config-file", "moved/config.yaml", "SEED", "2"], "my run")
+    assert words.endswith(
+        "t.py --resume --config-file moved/config.yaml SEED 2 OUTPUT_DIR 'my run'"
+    )
+    assert resume_command(["t.py", "OUTPUT_DIR", "x"], "y").endswith("t.py --resume OUTPUT_DIR x")
 
 
 @pytest.fixture

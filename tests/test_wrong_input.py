@@ -214,7 +214,6 @@ ARGUMENTS = {
     ),
     "SOLVER.IMS_PER_BATCH 4 SOLVER.REFERENCE_WORLD_SIZE 3": "divided by SOLVER.REFERENCE_WORLD",
     "MODEL.KEYPOINT_ON True MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS 3": "SIGMAS is [] & 3 numbers",
-    "INPUT.CROP.ENABLED True MODEL.MASK_ON True INPUT.MASK_FORMAT polygon": "pip install shapely",
     "OUTPUT_DIR ''": "OUTPUT_DIR '' is empty",
     "OUTPUT_DIR ~/run": "OUTPUT_DIR '~/run' begins with ~",
     f"OUTPUT_DIR {'x' * 300}": "cannot make OUTPUT_DIR xxx & too long",

@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 from .. import __version__
 from ..config import flat_config, section_of
 from ..engine.checkpoint import BEST
+from ..engine.start import EVALUATION_METRICS
 from ..errors import UserError
 from ..recording import RECORDING
 from ..shell import duration
@@ -214,7 +215,7 @@ def _evaluated_since(runs: Sequence[RunFolder]) -> str:
     return "".join(
         f" What {text(run.name)} finds and misses, below, is of an evaluation by itself, with "
         + text(", ".join(f"{key} {value}" for key, value in run.evaluated_with.items()))
-        + ", whose AP is in its log.txt."
+        + f", whose AP is in {EVALUATION_METRICS}."
         for run in runs
         if run.evaluated_with
     )

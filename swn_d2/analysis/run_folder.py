@@ -17,7 +17,7 @@ from ..data import unknown_dataset
 from ..engine.best import Best, read_best
 from ..engine.checkpoint import last_checkpoint
 from ..engine.environment import ENVIRONMENT
-from ..engine.start import EVALUATION_CONFIG
+from ..engine.start import EVALUATION_CONFIG, EVALUATION_METRICS
 from ..errors import UserError
 from ..evaluation.coco import CocoResults
 from ..files import check_is_file, read_bytes, read_json
@@ -26,7 +26,7 @@ from ..recording import RECORDING, SNAPSHOTS, Record, read_recording
 
 __all__ = ["Evaluation", "RunFolder", "evaluations_of", "folder_of_all", "open_runs"]
 
-_DECIDES_DETECTIONS = r"MODEL\.(?!DEVICE)|INPUT\.|TEST\.(?!EVAL_PERIOD|EXPECTED)|DATASETS\.TEST"
+_DECIDES_DETECTIONS = r"MODEL\.(?!DEVICE)|INPUT\..*TEST|TEST\.(?!EVAL_PERIOD)|DATASETS\.TEST"
 
 
 @dataclass(frozen=True)
@@ -186,11 +186,11 @@ class RunFolder:
         """Key -> value of the last evaluation, of what decides the detections and that the training
         has otherwise: what ``--eval-only`` evaluates leaves detections, but no line in
         :attr:`metrics`."""
-        file = self.path / EVALUATION_CONFIG
-        if self.cfg is None or not file.is_file():
+        is_by_itself = (self.path / EVALUATION_METRICS).exists()
+        if self.cfg is None or not is_by_itself:
             return {}
         try:
-            evaluated = flat_config(load_config(str(file)))
+            evaluated = flat_config(load_config(str(self.path / EVALUATION_CONFIG)))
         except UserError:  # which :attr:`evaluation` tells
             return {}
         trained = flat_config(self.cfg)

@@ -17,7 +17,7 @@ from .optimizer import (
     sample_weighter_parameters,
 )
 from .setup import check_run, check_weights, choose_device
-from .start import folder_of_run, resume_command, start_run, write_config
+from .start import folder_of_run, note_evaluation, resume_command, start_run, write_config
 from .trainer import SWNTrainer
 from .values import check_values
 
@@ -38,6 +38,7 @@ __all__ = [
     "join_adam",
     "last_checkpoint",
     "launch",
+    "note_evaluation",
     "note_start",
     "read_checkpoint",
     "resume_command",

@@ -3,6 +3,7 @@
 import difflib
 import os
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -14,10 +15,11 @@ from ..data.sample_weights import WEIGHTS_ARE, is_sample_weight, without_weights
 from ..errors import UserError, phase
 from ..modeling.inference import Suppression
 from ..modeling.timm_backbone import check_timm_config
-from ..own.notes import REGISTERED, noted_classes
+from ..own.notes import REGISTERED, learned_classes
 from ..pickled_arrays import read_pickled_arrays
 from ..recording import RECORDING, SNAPSHOTS
 from ..weighting import build_sample_weighter
+from ..weighting.checks import check
 from .best import read_best
 from .checkpoint import BEST, checkpoints, last_checkpoint
 from .environment import ENVIRONMENT
@@ -41,6 +43,7 @@ _FILES = (
     *(RECORDING, ENVIRONMENT, REGISTERED),
 )
 _FOLDERS = (SNAPSHOTS, "inference")
+_NUM_COCO_SIGMAS = 17
 
 
 def choose_device(cfg) -> None:
@@ -71,20 +74,21 @@ def check_run(
     with phase("checking the config"):
         check_values(cfg)
         _check_processes(cfg, eval_only, num_processes_per_machine, num_machines, machine_rank)
+        _check_masks_and_keypoints(cfg, eval_only)
         check_detector(cfg)
         _check_files(cfg, eval_only, resume)
     with phase("checking the data sets"):
         categories = check_datasets(cfg, eval_only=eval_only)
         if eval_only:
             _check_learned_classes(os.path.dirname(cfg.MODEL.WEIGHTS), categories)
-        if eval_only or resume:
+        elif resume and last_checkpoint(cfg.OUTPUT_DIR):
             _check_learned_classes(cfg.OUTPUT_DIR, categories)
 
 
 def _check_learned_classes(folder: str, categories: dict[str, list[str]]):
     """What a run has learned must be what its data are called now: a detector knows a class by its
     number alone."""
-    learned = noted_classes(folder)
+    learned = learned_classes(folder)
     for name, classes in categories.items():
         if learned not in (None, classes):
             now, then = (", ".join(map(str, names)) for names in (classes, learned))
@@ -127,6 +131,21 @@ def _check_processes(
     if cfg.SOLVER.AMP.ENABLED and not eval_only and cfg.MODEL.DEVICE == "cpu":
         remedy = "MODEL.DEVICE cuda" if torch.cuda.is_available() else "SOLVER.AMP.ENABLED False"
         raise UserError(f"SOLVER.AMP.ENABLED needs a GPU, and MODEL.DEVICE is cpu; add {remedy}.")
+
+
+def _check_masks_and_keypoints(cfg, eval_only: bool):
+    """What would else be known in the training, or after it."""
+    cuts = cfg.INPUT.CROP.ENABLED and cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon"
+    if cuts and not eval_only and find_spec("shapely") is None:
+        raise UserError(
+            "INPUT.CROP.ENABLED cuts polygons by shapely, which is not installed; pip install "
+            "shapely, or set INPUT.MASK_FORMAT to bitmask."
+        )
+    number, sigmas = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, cfg.TEST.KEYPOINT_OKS_SIGMAS
+    if cfg.MODEL.KEYPOINT_ON and cfg.DATASETS.TEST:
+        right = (len(sigmas) or _NUM_COCO_SIGMAS) == number  # COCO's own where there are none
+        rule = f"{number} numbers, with MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS {number}"
+        check("TEST.KEYPOINT_OKS_SIGMAS", sigmas, right, rule)
 
 
 def check_detector(cfg) -> None:

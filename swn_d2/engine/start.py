@@ -1,16 +1,20 @@
 """The start of a run, in each of its processes."""
 
+import json
 import logging
+import math
 import os
 import shutil
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
 from detectron2.engine import defaults
+from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
@@ -20,13 +24,24 @@ from ..data.sample_weights import without_weights
 from ..files import write_text
 from ..own import note_own
 from ..shell import join_words
+from .checkpoint import last_checkpoint
 from .console import tidy_console
 from .setup import trace_of_training
 
-__all__ = ["EVALUATION_CONFIG", "folder_of_run", "resume_command", "start_run", "write_config"]
+__all__ = [
+    "EVALUATION_CONFIG",
+    "EVALUATION_METRICS",
+    "folder_of_run",
+    "note_evaluation",
+    "resume_command",
+    "start_run",
+    "write_config",
+]
 
 #: The config of the last evaluation in a run's folder, beside what it found.
 EVALUATION_CONFIG = os.path.join("inference", "config.yaml")
+#: What it measured, if it was none of the training, whose metrics.json has that.
+EVALUATION_METRICS = os.path.join("inference", "metrics.json")
 
 _logger = logging.getLogger(__name__)
 
@@ -94,21 +109,25 @@ def _introduction(cfg, *, eval_only: bool) -> Iterator[str]:
 
 
 def folder_of_run(config_file: str) -> str | None:
-    """The folder of the training whose ``config.yaml`` a config file is; None if it is of none.
+    """The folder of the training whose ``config.yaml`` a config file is; None if it is of none, or
+    there is no checkpoint to go on from.
 
     The ``OUTPUT_DIR`` in it is that folder only where the training was started, and until it moves.
     """
     folder, name = os.path.split(config_file)
-    return (folder or ".") if name == "config.yaml" and trace_of_training(folder) else None
+    return (folder or ".") if name == "config.yaml" and last_checkpoint(folder) else None
 
 
-def resume_command(argv: Sequence[str]) -> str:
+def resume_command(argv: Sequence[str], folder: str | None = None) -> str:
     """The command that goes on with the run of a train_net.py.
 
     Args:
         argv: the script and its arguments. A launcher that started it is left to the reader.
+        folder: the run's, where the config file would else lead to another run.
     """
     script, *arguments = argv
+    if folder is not None and "OUTPUT_DIR" not in arguments:
+        arguments += ["OUTPUT_DIR", folder]
     if "--resume" not in arguments:
         arguments.insert(0, "--resume")  # KEY VALUE come last
     python = "python" if shutil.which("python") == sys.executable else sys.executable
@@ -139,4 +158,21 @@ def write_config(cfg, *, eval_only: bool) -> None:
     folder = Path(cfg.OUTPUT_DIR)
     if not (eval_only and trace_of_training(folder)):
         write_text(folder / "config.yaml", cfg.dump())
-    note_own(folder, cfg)
+    note_own(folder, cfg, is_training=not eval_only)
+
+
+def note_evaluation(cfg, results: Mapping[str, Any]) -> None:
+    """Write :data:`EVALUATION_METRICS` of an evaluation by itself, "task/metric" -> percent.
+
+    Args:
+        results: what :meth:`.trainer.SWNTrainer.test` returned.
+
+    Raises:
+        UserError: it can't be written.
+    """
+    if comm.is_main_process():
+        metrics = {
+            name: float(value) if math.isfinite(value) else None  # AP without objects
+            for name, value in flatten_results_dict(results).items()
+        }
+        write_text(Path(cfg.OUTPUT_DIR) / EVALUATION_METRICS, json.dumps(metrics, indent=1) + "\n")

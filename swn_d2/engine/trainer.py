@@ -47,7 +47,7 @@ from .recorder import SampleRecorder
 from .retinanet_history import RetinaNetHistory
 from .schedule import length_in_words, schedule_faults
 from .setup import check_output_dir, make_output_dir
-from .start import EVALUATION_CONFIG, write_config
+from .start import EVALUATION_CONFIG, EVALUATION_METRICS, write_config
 from .stopping import StopOnSignal
 
 __all__ = ["SWNTrainer"]
@@ -209,7 +209,9 @@ class SWNTrainer(DefaultTrainer):
             results = super().test(cfg, model, evaluators)
         names = cfg.DATASETS.TEST
         if names and comm.is_main_process():
-            write_text(Path(cfg.OUTPUT_DIR) / EVALUATION_CONFIG, cfg.dump())
+            folder = Path(cfg.OUTPUT_DIR)
+            (folder / EVALUATION_METRICS).unlink(missing_ok=True)  # of the evaluation before
+            write_text(folder / EVALUATION_CONFIG, cfg.dump())
             for name, of_set in ({names[0]: results} if len(names) == 1 else results).items():
                 if of_set:  # a test set may come without annotations
                     _logger.info(describe_results(name, of_set))

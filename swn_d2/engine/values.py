@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -120,7 +119,6 @@ _CHOICES = {
 }
 
 _RESNET_DEPTHS = (18, 34, 50, 101, 152)
-_NUM_COCO_SIGMAS = 17
 
 
 def check_values(cfg: CfgNode) -> None:
@@ -145,7 +143,6 @@ def check_values(cfg: CfgNode) -> None:
         depth = cfg.MODEL.RESNETS.DEPTH
         check("MODEL.RESNETS.DEPTH", depth, depth in _RESNET_DEPTHS, f"one of {_RESNET_DEPTHS}")
     _check_sizes(cfg)
-    _check_keypoints(cfg)
     _check_device(cfg.MODEL.DEVICE)
 
 
@@ -189,21 +186,6 @@ def _check_sizes(cfg: CfgNode) -> None:
             rule, is_valid = "shares above 0, up to 1", lambda size: _passes(_is_share, size)
         right = len(crop.SIZE) == 2 and all(map(is_valid, crop.SIZE))
         check("INPUT.CROP.SIZE", crop.SIZE, right, f"two {rule}, with {crop.TYPE}")
-        cuts_polygons = cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon"
-        if cuts_polygons and find_spec("shapely") is None:
-            raise UserError(
-                "INPUT.CROP.ENABLED cuts polygons by shapely, which is not installed; pip install "
-                "shapely, or set INPUT.MASK_FORMAT to bitmask."
-            )
-
-
-def _check_keypoints(cfg: CfgNode) -> None:
-    """What would else be known after the training."""
-    number, sigmas = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, cfg.TEST.KEYPOINT_OKS_SIGMAS
-    if cfg.MODEL.KEYPOINT_ON and cfg.DATASETS.TEST:
-        right = (len(sigmas) or _NUM_COCO_SIGMAS) == number  # COCO's own where there are none
-        rule = f"{number} numbers, with MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS {number}"
-        check("TEST.KEYPOINT_OKS_SIGMAS", sigmas, right, rule)
 
 
 def _is_share(value: Any) -> bool:

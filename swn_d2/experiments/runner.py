@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,11 @@ class Runner:
                 raise UserError(f"the command above failed with exit status {code} (data).")
 
     def _start_what_fits(self) -> None:
-        holders = {run.name: holder for run in self.pending if (holder := records.holder(run))}
+        holders = {}
+        for run in list(self.pending):
+            with self._told_of(run):
+                if holder := records.holder(run):
+                    holders[run.name] = holder
         before, self.elsewhere = self.elsewhere, set(holders)
         for name in self.elsewhere - before:
             self._say(f"{name}: left to {holders[name].text}, which runs it already")
@@ -168,22 +173,28 @@ class Runner:
             if source_is_there and run.name not in self.elsewhere:
                 used = Counter(user.gpu for user in [*self.running, *here])
                 free = Counter(self.gpus) - used
-                try:
+                with self._told_of(run):
                     self._start(run, next(iter(free)))
-                except (UserError, OSError) as error:  # of its folder; the others go on
-                    self.pending.remove(run)
-                    self._fail(run, str(error))
+
+    @contextlib.contextmanager
+    def _told_of(self, run: Run) -> Iterator[None]:
+        """A folder that can't be used fails its pending run, and no other one."""
+        try:
+            yield
+        except (UserError, OSError) as error:
+            self.pending.remove(run)
+            self._fail(run, str(error))
 
     def _start(self, run: Run, gpu: str | None) -> None:
         lock = records.lock(run)
         if lock is None:
             return  # another tool was faster
-        if self._is_settled(run):
-            os.close(lock)
-            return
         try:
+            if self._is_settled(run):
+                os.close(lock)
+                return
             self.running.append(self._launch(run, gpu, lock))
-        except (UserError, OSError):
+        except BaseException:
             os.close(lock)
             raise
         self.pending.remove(run)

@@ -89,7 +89,7 @@ def _register_voc(words: list[str]) -> None:
         )
     name, folder, split, *classes = words
     for word in classes:
-        if os.sep in word or os.path.isfile(os.path.join(word, "config.yaml")):
+        if os.path.isfile(os.path.join(word, "config.yaml")):  # a run, as many tools take
             raise UserError(
                 f"--register-voc {name} takes {word} for a class; put it before this option, or -- "
                 "between the two."

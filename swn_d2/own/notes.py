@@ -4,7 +4,7 @@
 imported; never code, and nothing in it is run::
 
     {"format": "swn_d2 registered", "version": 1,
-     "imports": ["my_weighter.py"],
+     "imports": ["my_weighter.py"], "learned": ["cat", "kitten"],
      "data_sets": {
        "cats_train": {"format": "coco", "classes": ["cat", "kitten"], "paths": {
          "annotations": {"absolute": "/data/cats/train.json", "given": "cats/train.json"},
@@ -12,7 +12,8 @@ imported; never code, and nothing in it is run::
        "cells_train": {"format": "voc", "split": "train", "classes": ["RBC", "WBC"], "paths": {
          "folder": {"absolute": "/data/cells", "given": "cells"}}}}}
 
-A path is looked for where it was, from whichever folder; and else, where a whole project has moved,
+``learned`` are the classes of a training, which evaluations may follow on other data. A path is
+looked for where it was, from whichever folder; and else, where a whole project has moved,
 as it was given, from the current folder.
 """
 
@@ -31,7 +32,7 @@ from ..errors import UserError, phase
 from ..files import read_json, write_text
 from .imports import imported_files, is_imported
 
-__all__ = ["REGISTERED", "noted_classes", "note_own", "recall"]
+__all__ = ["REGISTERED", "learned_classes", "note_own", "recall"]
 
 #: The name of the file.
 REGISTERED = "registered.json"
@@ -46,9 +47,12 @@ _OPTIONS = {
 
 
 @phase("noting the run's data sets")
-def note_own(folder: str | Path, cfg: CfgNode) -> None:
+def note_own(folder: str | Path, cfg: CfgNode, *, is_training: bool = False) -> None:
     """Write what is one's own of a run's data sets, and the files that were imported, to what its
     folder knows already. Nothing is written where there is nothing.
+
+    Args:
+        is_training: whether the classes of ``DATASETS.TRAIN``, which are registered, are learned.
 
     Raises:
         UserError: the file is there and not one of these, or it can't be written.
@@ -59,8 +63,13 @@ def note_own(folder: str | Path, cfg: CfgNode) -> None:
     new = {name: _describe(name, origin) for name in names if (origin := origin_of(name))}
     data_sets = {**before["data_sets"], **new}
     imports = list(dict.fromkeys((*before["imports"], *imported_files())))
+    learned = before.get("learned")
+    if is_training and cfg.DATASETS.TRAIN:
+        learned = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes")
     if data_sets or imports:
         content = {**_HEAD, "imports": imports, "data_sets": data_sets}
+        if learned is not None:
+            content["learned"] = list(learned)
         write_text(file, json.dumps(content, indent=1) + "\n")
 
 
@@ -86,15 +95,14 @@ def _describe(name: str, origin: Origin) -> dict[str, Any]:
     }
 
 
-def noted_classes(folder: str | Path) -> list[str] | None:
-    """The classes of the data sets that a run's folder knows, which are the same for all of them;
-    None if it knows none.
+def learned_classes(folder: str | Path) -> list[str] | None:
+    """The classes that the training in a folder learned last, in their order; None if the folder
+    does not know them.
 
     Raises:
         UserError: the file is not one of these.
     """
-    entries = _read(Path(folder) / REGISTERED)["data_sets"].values()
-    return next((entry["classes"] for entry in entries), None)
+    return _read(Path(folder) / REGISTERED).get("learned")
 
 
 def recall(folder: str | Path) -> None:
@@ -188,6 +196,7 @@ def _read(file: Path) -> dict[str, Any]:
             content["format"] == _HEAD["format"]
             and content["version"] == _HEAD["version"]
             and all(isinstance(name, str) for name in content["imports"])
+            and isinstance(content.get("learned", []), list)
             and all(content["data_sets"])
             and all(map(_is_entry, content["data_sets"].values()))
         )

@@ -80,17 +80,19 @@ class Choices:
 
 def choose(train: Facts, test: Facts, machine: Machine, *, is_retinanet: bool) -> Choices:
     """What fits the training set, which has objects."""
-    smallest = float(np.quantile(train.relative_sizes, 0.1))
+    longest = float(np.quantile(train.elongations, 0.95))
+    longest = min(max(longest, 2.0), _MOST_ELONGATED)
+    # A picture that is longer yet will be smaller.
+    scales = np.minimum(longest / train.elongations, 1)[train.picture]
+    smallest, largest_object = np.quantile(train.relative_sizes * scales, [0.1, 0.95]).tolist()
     least, largest = machine.sides
     side = min(max(_SMALL_OBJECT / smallest, least), largest)
     # More pixels than a picture has would show nothing more.
     side = max(_multiple(min(side, train.shorter_side), 16), 32)
-    # A picture that is longer yet will be smaller.
-    fits = min(_MOST_ELONGATED / train.elongation, 1.0)
-    small_object = smallest * side * fits
+    small_object = smallest * side
     # Five levels, each twice the one before: from the small objects to the large ones, which an
     # anchor of 0.7 of their side still fits. A RetinaNet's pyramid begins one level higher.
-    large_object = float(np.quantile(train.relative_sizes, 0.95)) * side * fits
+    large_object = largest_object * side
     finest = 2 ** math.floor(math.log2(min(small_object, side / 8)))
     finest = max(finest, 2 ** math.ceil(math.log2(large_object * 0.7 / 16)))
     finest = max(finest, 16 if is_retinanet else 8)
@@ -106,7 +108,7 @@ def choose(train: Facts, test: Facts, machine: Machine, *, is_retinanet: bool) -
     iterations = max(_multiple(iterations, 10), 10)
     return Choices(
         side=side,
-        elongation=min(max(train.elongation, 2.0), _MOST_ELONGATED),
+        elongation=longest,
         train_sides=tuple(_multiple(side * share, 8) for share in (0.8, 1.0, 1.2)),
         anchors=tuple(finest * 2**level for level in range(5)),
         ratios=tuple(ratios),

@@ -36,10 +36,9 @@ class Facts:
         return float(np.median(self.sizes.min(axis=1)))
 
     @property
-    def elongation(self) -> float:
-        """The longer side of a picture through the shorter one, which nineteen of twenty do not
-        exceed."""
-        return float(np.quantile(self.sizes.max(axis=1) / self.sizes.min(axis=1), 0.95))
+    def elongations(self) -> np.ndarray:
+        """(n,) the longer side of each picture through the shorter one."""
+        return self.sizes.max(axis=1) / self.sizes.min(axis=1)
 
     @property
     def relative_sizes(self) -> np.ndarray:

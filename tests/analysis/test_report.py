@@ -17,7 +17,7 @@ from swn_d2.analysis.run_folder import RunFolder, open_runs
 from swn_d2.data import make_digit_scenes, register_coco
 from swn_d2.engine import SWNTrainer
 from swn_d2.engine.best import read_best
-from swn_d2.engine.start import EVALUATION_CONFIG
+from swn_d2.engine.start import EVALUATION_CONFIG, EVALUATION_METRICS, note_evaluation
 from swn_d2.errors import UserError
 from swn_d2.recording import RECORDING
 from tests.analysis.samples import run_folder
@@ -413,13 +413,12 @@ def test_classes_are_sorted_by_what_the_second_run_gains(trained, tmp_path, one_
 def test_an_evaluation_by_itself_is_told(trained, tmp_path, one_figure):
     folder = copy_of(trained[1], "learned", tmp_path)
     cfg = RunFolder(folder).cfg
-    cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST = 0.25
+    cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST, cfg.OUTPUT_DIR = 0.25, str(folder)
     (folder / EVALUATION_CONFIG).write_text(cfg.dump())
+    note_evaluation(cfg, {"bbox": {"AP": 12.5}})
     text = read([RunFolder(folder)], tmp_path).text
-    told = (
-        "is of an evaluation by itself, with MODEL.ROI_HEADS.NMS_THRESH_TEST 0.25, whose AP is in"
-    )
-    assert told in text
+    told = "is of an evaluation by itself, with MODEL.ROI_HEADS.NMS_THRESH_TEST 0.25, whose AP is "
+    assert f"{told}in {EVALUATION_METRICS}." in text
     assert "evaluation by itself" not in read([RunFolder(trained[1])], tmp_path).text
 
 

@@ -50,10 +50,15 @@ def test_an_evaluation_by_itself(tmp_path):
     cfg = RunFolder(folder).cfg
     evaluation = folder / "inference" / "config.yaml"
     evaluation.write_text(cfg.dump())
+    metrics = folder / "inference" / "metrics.json"
+    metrics.write_text("{}")
     assert RunFolder(folder).evaluated_with == {}
     cfg.merge_from_list(["MODEL.NMS.METHOD", "linear", "SOLVER.MAX_ITER", 3, "TEST.EVAL_PERIOD", 2])
     evaluation.write_text(cfg.dump())
     assert RunFolder(folder).evaluated_with == {"MODEL.NMS.METHOD": "linear"}
+    metrics.unlink()  # as the next evaluation of the training does
+    assert RunFolder(folder).evaluated_with == {}
+    metrics.write_text("{}")
     evaluation.write_text("- 1")
     assert RunFolder(folder).evaluated_with == {}
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from swn_d2.data import load_training_set
-from swn_d2.engine import SWNTrainer, check_run
+from swn_d2.engine import SWNTrainer, check_run, setup
 from swn_d2.errors import UserError
 from tests.pickles import Call
 from tests.tiny import DETECTORS, tiny_config
@@ -123,6 +123,13 @@ def test_a_batch_that_is_scaled(tmp_path):
     processes = {"resume": False, "num_processes_per_machine": 3}
     assert "no data set named missing" in check_output(tmp_path, *scaled, **processes)
     assert "16 can't be divided among 3" in check_output(tmp_path, *scaled[:2], **processes)
+
+
+def test_what_cuts_polygons(tmp_path, monkeypatch):
+    monkeypatch.setattr(setup, "find_spec", lambda name: None)  # as it comes with nothing here
+    cuts = "INPUT.CROP.ENABLED", True, "MODEL.MASK_ON", True, "INPUT.MASK_FORMAT"
+    assert "pip install shapely" in check_output(tmp_path, *cuts, "polygon", resume=False)
+    assert "no data set named missing" in check_output(tmp_path, *cuts, "bitmask", resume=False)
 
 
 def test_the_weights_before_a_training_are_not_needed_to_go_on(tmp_path):

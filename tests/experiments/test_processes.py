@@ -80,14 +80,16 @@ def test_a_folder_that_can_not_be_used_stops_no_other_run(write_matrix, write_sc
         f"import os, sys{EVALUATION}"
         "if 'lambda' in sys.argv[-1]: os.mkdir(sys.argv[-1] + '/result.json')"
     )
-    matrix = load_matrix(write_matrix(seeds=[1, 2]))
+    matrix = load_matrix(write_matrix(seeds=[1, 2, 3]))
     runner = Runner(matrix, script)
-    taken, _, plain, _ = matrix.runs
+    taken, _, locked, _, plain, _ = matrix.runs
     taken.folder.parent.mkdir(parents=True)
     taken.folder.touch()
+    (locked.folder / "lock").mkdir(parents=True)
     failed = runner.run()
-    assert f"cannot use {taken.folder} as an output" in failed.pop(taken.name)
-    assert set(failed) == {"lambda 0.1, seed 1", "lambda 0.1, seed 2"}
+    for run in (taken, locked):
+        assert f"cannot use {run.folder} as an output" in failed.pop(run.name)
+    assert set(failed) == {f"lambda 0.1, seed {seed}" for seed in (1, 2, 3)}
     assert all("cannot write" in why and "result.json" in why for why in failed.values())
     assert records.read_result(plain) and not runner.running
 

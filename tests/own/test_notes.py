@@ -78,8 +78,10 @@ def test_names_and_classes_are_known_again(here, tmp_path, monkeypatch):
 
 
 def test_classes_that_a_run_has_not_learned(here):
-    note("run", "own_digits")
     annotations, images = files()
+    register_coco("own_digits", annotations, images)
+    DatasetCatalog.get("own_digits")
+    note_own("run", tiny_config("DATASETS.TRAIN", ("own_digits",)), is_training=True)
     content = json.loads((here / annotations).read_text())
     content["categories"].reverse()
     for number, category in enumerate(content["categories"]):
@@ -97,11 +99,16 @@ def test_classes_that_a_run_has_not_learned(here):
     check_run(cfg, eval_only=False, resume=False)  # which may begin with other classes
     with pytest.raises(UserError, match=refusal):
         check_run(cfg, eval_only=True, resume=False)
-    (here / "run" / "model_final.pth").rename(here / "model_0000009.pth")
+    (here / "run" / "model_final.pth").unlink()
     cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS = "run", ""
+    check_run(cfg, eval_only=False, resume=True)  # nothing is learned yet
+    for name in ("model_0000009.pth", "last_checkpoint"):
+        (here / "run" / name).write_text("model_0000009.pth")
     with pytest.raises(UserError, match=refusal):
         check_run(cfg, eval_only=False, resume=True)
-    assert json.loads((here / "run" / REGISTERED).read_text())["data_sets"].keys() == {"own_digits"}
+    # What is evaluated there teaches nothing.
+    note_own("run", tiny_config("DATASETS.TEST", ("reversed",)))
+    assert json.loads((here / "run" / REGISTERED).read_text())["learned"] == DIGITS
 
 
 def test_what_it_looks_like(here):

@@ -55,6 +55,20 @@ def test_wide_pictures(size, scale):
     assert choices.small_object == pytest.approx(0.05 * size[1] * scale)
 
 
+def test_a_few_wide_pictures_do_not_change_the_anchors_of_the_others():
+    usual, wide = facts(num=94), facts(num=6, size=(4000, 400))
+    both = dataclasses.replace(
+        usual,
+        files=usual.files + wide.files,
+        sizes=np.concatenate([usual.sizes, wide.sizes]),
+        boxes=np.concatenate([usual.boxes, wide.boxes]),
+        picture=np.concatenate([usual.picture, len(usual.files) + wide.picture]),
+    )
+    alone, among_others = (choose(f, f, CPU, is_retinanet=False) for f in (usual, both))
+    assert among_others.anchors == alone.anchors
+    assert among_others.small_object == pytest.approx(alone.small_object)
+
+
 @pytest.mark.parametrize("machine", [CPU, GPU])
 @pytest.mark.parametrize("is_retinanet", [False, True])
 @pytest.mark.parametrize("share", [0.01, 0.05, 0.1, 0.3, 1.0])
