@@ -90,7 +90,7 @@ def _check_learned_classes(folder: str, categories: dict[str, list[str]]):
     number alone."""
     learned = learned_classes(folder)
     for name, classes in categories.items():
-        if learned not in (None, classes):
+        if learned not in (None, list(classes)):
             now, then = (", ".join(map(str, names)) for names in (classes, learned))
             raise UserError(
                 f"Data set {name} has the categories {now}, in the order of their ids, but the run "
