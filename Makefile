@@ -15,9 +15,9 @@ demo: .venv/ready
 audit-demo: .venv/ready
 	.venv/bin/python tools/audit_demo.py
 
-# In three processes, since many tests wait, for a process or a signal; the tests of a file in one of
-# them, and the files in their order, which begins with long ones. Coverage makes Python code take twice the time, so it is measured on these tests alone.
-PYTEST := .venv/bin/python -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder
+# In two processes; the tests of a file in one of them, and the files in their order, which begins with
+# long ones. Coverage makes Python code take twice the time, so it is measured on these tests alone.
+PYTEST := .venv/bin/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 OF_WEIGHTING := tests/weighting tests/torchvision tests/test_other_detectors.py \
     tests/modeling/test_strategies.py tests/engine/test_optimizer.py
 
