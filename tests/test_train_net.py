@@ -93,6 +93,9 @@ def ap_tables(text):
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_evaluation_alone_gives_what_the_training_gave(detector, data, tmp_path):
     config_file = write_config(tmp_path, detector)
+    by_itself = [tmp_path / run / "inference" / "metrics.json" for run in ("run", "evaluated")]
+    by_itself[0].parent.mkdir(parents=True)
+    by_itself[0].write_text("{}")  # of an evaluation before the training's
     trained = succeed(config_file, data)
     evaluated = succeed(
         *(config_file, data, "--eval-only"),
@@ -102,6 +105,9 @@ def test_evaluation_alone_gives_what_the_training_gave(detector, data, tmp_path)
     tables = ap_tables(evaluated.stdout)
     assert tables and tables == ap_tables(trained.stdout)
     assert ("Task: segm" in tables) == ("mask" in detector)
+    assert not by_itself[0].exists()  # the training's metrics.json has it
+    metrics = json.loads(by_itself[1].read_text())
+    assert "bbox/AP" in metrics and ("segm/AP" in metrics) == ("mask" in detector)
     first, second = (
         json.loads((tmp_path / run / "inference" / "coco_instances_results.json").read_text())
         for run in ("run", "evaluated")
