@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.sample_weights import BOX_WEIGHT, LABEL_WEIGHT, SAMPLE_WEIGHT
+from ..data.sample_weights import BOX_WEIGHT, LABEL_WEIGHT, MASK_WEIGHT, SAMPLE_WEIGHT
 from ..errors import UserError
 from .annotations import Annotations, to_xywh, to_xyxy
 from .audit import DUPLICATE, KINDS, MISPLACED_BOX, MISSING_OBJECT, WRONG_CLASS, Audit
@@ -141,19 +141,22 @@ def corrected_json(annotations: Annotations, content: dict) -> str:
             a = _corrected(a, examined[a["id"]], images[a["image_id"]])
         result.append(a)
     new_ids = _new_ids(result)
+    have_masks = any(a.get("segmentation") for a in result)
     for row in content["missing"]:
         box = _inside(row["bbox"], images[row["image_id"]])
         if row["suspicion"] > 0.5 and box:
-            result.append(
-                {
-                    "id": next(new_ids),
-                    "image_id": row["image_id"],
-                    "category_id": row["category_id"],
-                    "bbox": box,
-                    "area": round(box[2] * box[3], 2),
-                    "iscrowd": 0,
-                }
-            )
+            found = {
+                "id": next(new_ids),
+                "image_id": row["image_id"],
+                "category_id": row["category_id"],
+                "bbox": box,
+                "area": round(box[2] * box[3], 2),
+                "iscrowd": 0,
+            }
+            if have_masks:
+                # Without a mask nothing could be trained on the file; nobody is to learn this one.
+                found |= {"segmentation": [_corners(box)], MASK_WEIGHT: 0}
+            result.append(found)
     return _with_annotations(annotations, result)
 
 
@@ -278,6 +281,12 @@ def _new_ids(annotations: list[dict]) -> Iterator[int]:
 
 def _probability(value: float) -> float:
     return float(f"{value:.5g}")
+
+
+def _corners(bbox: list[float]) -> list[float]:
+    """Of a box, x, y, width, height, the polygon."""
+    x, y, width, height = bbox
+    return [x, y, x + width, y, x + width, y + height, x, y + height]
 
 
 def _inside(bbox: list[float], image: dict) -> list[float] | None:

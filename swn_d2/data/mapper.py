@@ -16,8 +16,9 @@ class NamingDatasetMapper(DatasetMapper):
 
     In training, the ``instances`` of an image can have more fields, of its N objects:
 
-    - ``gt_sample_weight``, ``gt_label_weight``, ``gt_box_weight``, (N,) float32, where an
-      annotation of the image has a weight of that name: 1 for those whose annotation has none;
+    - ``gt_sample_weight``, ``gt_label_weight``, ``gt_box_weight``, ``gt_mask_weight``, (N,)
+      float32, where an annotation of the image has a weight of that name: 1 for those whose
+      annotation has none;
     - ``gt_annotation``, (N,) long, where :func:`~swn_d2.data.number_annotations` has numbered the
       annotations: the number of each one's.
     """

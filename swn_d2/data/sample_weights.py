@@ -18,6 +18,7 @@ __all__ = [
     "BOX_WEIGHT",
     "GIVEN_WEIGHTS",
     "LABEL_WEIGHT",
+    "MASK_WEIGHT",
     "SAMPLE_WEIGHT",
     "WEIGHTS_ARE",
     "is_sample_weight",
@@ -25,10 +26,12 @@ __all__ = [
     "without_weights",
 ]
 
-#: What an object counts in all losses, in the question which class it has, and in the box loss.
-SAMPLE_WEIGHT, LABEL_WEIGHT, BOX_WEIGHT = "sample_weight", "label_weight", "box_weight"
+#: What an object counts in all losses, in the question which class it has, and in the box and the
+#: mask loss.
+SAMPLE_WEIGHT, LABEL_WEIGHT = "sample_weight", "label_weight"
+BOX_WEIGHT, MASK_WEIGHT = "box_weight", "mask_weight"
 #: Keys of an annotation, in a COCO file and in Detectron2's dataset dicts.
-GIVEN_WEIGHTS = (SAMPLE_WEIGHT, LABEL_WEIGHT, BOX_WEIGHT)
+GIVEN_WEIGHTS = (SAMPLE_WEIGHT, LABEL_WEIGHT, BOX_WEIGHT, MASK_WEIGHT)
 
 # A factor of losses: long before they overflow, a training ends as with such a learning rate.
 _LARGEST = 1e6

@@ -49,19 +49,18 @@ def object_weights(targets: Sequence[Instances], class_weights: Tensor) -> Given
 
     Args:
         targets: the objects of each image; some images may have a ``gt_sample_weight``,
-            ``gt_label_weight`` or ``gt_box_weight``.
+            ``gt_label_weight``, ``gt_box_weight`` or ``gt_mask_weight``.
         class_weights: (K,) a weight per class, or (0,) if there are none.
 
     Returns:
         Those of G objects, or None if neither the data nor the config give any.
     """
-    sample, label, box = (_given(targets, f"gt_{name}_weight") for name in GivenWeights._fields)
+    given = GivenWeights(*(_given(targets, f"gt_{name}_weight") for name in GivenWeights._fields))
     if len(class_weights):
         of_classes = class_weights[torch.cat([t.gt_classes for t in targets])]
-        sample = of_classes if sample is None else sample * of_classes
-    if sample is label is box is None:
-        return None
-    return GivenWeights(sample, label, box)
+        sample = of_classes if given.sample is None else given.sample * of_classes
+        given = given._replace(sample=sample)
+    return None if all(weight is None for weight in given) else given
 
 
 def _given(targets: Sequence[Instances], field: str) -> Tensor | None:

@@ -31,7 +31,7 @@ _GIVEN = {
     "cls": "given_weight",
     "label": "given_label_weight",
     "box": "given_box_weight",
-    "mask": "given_weight",
+    "mask": "given_mask_weight",
 }
 _NUM_SNAPSHOTS = 10  # in a run
 _NUM_PICTURED = 100  # records with pictures in a run

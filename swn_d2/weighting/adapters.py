@@ -210,8 +210,9 @@ def gather_samples(
     )
     given = given or GivenWeights()
 
-    def given_weight() -> Tensor:
-        return torch.ones_like(classification.loss) if given.sample is None else given.sample
+    def given_weight(of_task: Tensor | None = None) -> Tensor:
+        weight = torch.ones_like(classification.loss) if given.sample is None else given.sample
+        return weight if of_task is None else weight * of_task
 
     of_classes = dict(classification.details)
     class_probs = of_classes.pop("class_probs")
@@ -229,9 +230,8 @@ def gather_samples(
             "given_label_weight": lambda: (
                 torch.ones_like(classification.loss) if given.label is None else given.label
             ),
-            "given_box_weight": lambda: (
-                given_weight() if given.box is None else given_weight() * given.box
-            ),
+            "given_box_weight": lambda: given_weight(given.box),
+            "given_mask_weight": lambda: given_weight(given.mask),
             **of_classes,
             "label_loss": label_loss,
             **(details or {}),
@@ -287,8 +287,9 @@ def with_mask_losses(
         0, statistics.foreground, fg_mask_loss
     )
     normalizers = {**losses.normalizers, "mask": max(len(fg_mask_loss), 1)}
+    given = statistics.detail("given_mask_weight")
     return (
-        replace(losses, mask=mask * statistics.detail("given_weight"), normalizers=normalizers),
+        replace(losses, mask=mask * given, normalizers=normalizers),
         replace(statistics, mask_loss=mask, normalizers=normalizers),
     )
 

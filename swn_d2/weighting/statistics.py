@@ -98,11 +98,13 @@ class GivenWeights(NamedTuple):
         sample: in all losses.
         label: in the part of the classification that asks which class an object has.
         box: in the box loss.
+        mask: in the mask loss.
     """
 
     sample: Tensor | None = None
     label: Tensor | None = None
     box: Tensor | None = None
+    mask: Tensor | None = None
 
     def of_samples(self, objects: Tensor) -> "GivenWeights":
         """Those of R samples, of which ``objects`` (R,) are the objects, -1 for negatives."""
@@ -211,9 +213,9 @@ class SampleStatistics:
         - ``pred_boxes``: (R, 4) the predicted box, XYXY in pixels, of the true class, for
           negatives of the likeliest;
         - ``pred_score``: (R,) the largest probability of a class that is not background;
-        - ``given_weight``, ``given_box_weight``: (R,) what the data say that the sample counts in
-          all losses, and in the box loss. The detector applies them; they are here for losses that
-          a weighter adds;
+        - ``given_weight``, ``given_box_weight``, ``given_mask_weight``: (R,) what the data say that
+          the sample counts in all losses, in the box loss and in the mask loss. The detector
+          applies them; they are here for losses that a weighter adds;
         - ``given_label_weight``: (R,) what they say that it counts in the label loss, beside
           ``given_weight``;
         - ``log_variance``: (R, D) with its graph, the predicted log sigma^2 of the box's

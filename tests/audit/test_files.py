@@ -175,6 +175,15 @@ def test_a_mask_is_not_moved():
     assert row["bbox"] == [20, 10, 40, 50] and row["box_weight"] == 0.3
 
 
+def test_where_objects_have_masks_a_missing_one_gets_one_that_teaches_nothing():
+    added = json.loads(corrected(make_audit()))["annotations"][-1]
+    assert not {"segmentation", "mask_weight"} & set(added)
+    audit = make_audit(segmentation=[[20, 10, 60, 10, 60, 60]])
+    added = json.loads(corrected(audit))["annotations"][-1]
+    assert added["id"] == 106 and added["mask_weight"] == 0
+    assert added["segmentation"] == [[150, 150, 190, 150, 190, 200, 150, 200]]
+
+
 def test_ids_that_are_texts():
     audit = make_audit()
     for annotation in audit.annotations.content["annotations"]:

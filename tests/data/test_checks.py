@@ -533,6 +533,16 @@ def test_malformed_masks(own, train_cfg, case, mask_format):
             load_and_map(train_cfg)
 
 
+def test_masks_of_which_none_counts(own, train_cfg):
+    train_cfg.MODEL.ROI_HEADS.NAME = "SWNROIHeads"
+    set_masks(own, [[TRIANGLE]])
+    own.content["annotations"][0]["mask_weight"] = 0
+    own.save()
+    check_datasets(train_cfg)  # nobody learns masks
+    use_masks(train_cfg, "polygon")
+    assert "a mask_weight of 0 throughout, so that no mask is learned" in message_for(train_cfg)
+
+
 @pytest.mark.parametrize("case", MALFORMED_RUNS)
 def test_malformed_run_lengths(own, train_cfg, case):
     mask, expected = MALFORMED_RUNS[case]

@@ -102,14 +102,19 @@ def test_class_weights_alone(detector):
 @pytest.mark.parametrize("weighting", ["samples", "labels", "nothing"])
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_weights_of_a_part_of_the_loss(detector, weighting):
-    """A label weight is that of -log p(class | object) alone, a box weight that of the box loss.
-    A focal loss has no such part, so there it is all of the classification. Learned weights of
-    labels multiply with it."""
-    parts = torch.tensor([0.25, 3.0, 0.0]), torch.tensor([2.0, 0.0, 0.5])
+    """A label weight is that of -log p(class | object) alone, a box weight that of the box loss, a
+    mask weight that of the mask loss. A focal loss has no such part, so there a label weight is
+    that of all of the classification. Learned weights of labels multiply with it."""
+    parts = {
+        "label": torch.tensor([0.25, 3.0, 0.0]),
+        "box": torch.tensor([2.0, 0.0, 0.5]),
+        "mask": torch.tensor([0.0, 0.5, 3.0]),
+    }
     inputs, start = weighted_batch([0.5, 1.0, 2.0]), 0
     for x in inputs:
         end = start + len(x["instances"])
-        x["instances"].gt_label_weight, x["instances"].gt_box_weight = (p[start:end] for p in parts)
+        for name, weights in parts.items():
+            x["instances"].set(f"gt_{name}_weight", weights[start:end])
         start = end
     opts = {
         "samples": ["MODEL.SWN.RELATIVE", False],
@@ -120,11 +125,11 @@ def test_weights_of_a_part_of_the_loss(detector, weighting):
     sample = torch.tensor([0.5, 1.0, 2.0])
     for stage, (statistics, weights) in enumerate(step.seen):
         torch.testing.assert_close(
-            step.loss("box", stage), step.expected_loss("box", stage, sample * parts[1])
+            step.loss("box", stage), step.expected_loss("box", stage, sample * parts["box"])
         )
         if statistics.mask_loss is not None:
             torch.testing.assert_close(
-                step.loss("mask", stage), step.expected_loss("mask", stage, sample)
+                step.loss("mask", stage), step.expected_loss("mask", stage, sample * parts["mask"])
             )
         label_loss = statistics.detail("label_loss")
         assert (label_loss <= statistics.cls_loss + 1e-6).all()
@@ -132,7 +137,7 @@ def test_weights_of_a_part_of_the_loss(detector, weighting):
         assert not label_loss[~statistics.is_foreground].any()
         objects = statistics.detail("object")
         given = torch.where(objects >= 0, sample[objects], torch.tensor(1.0))
-        label = torch.where(objects >= 0, parts[0][objects], torch.tensor(1.0))
+        label = torch.where(objects >= 0, parts["label"][objects], torch.tensor(1.0))
         assert (weights.label is None) == (weighting != "labels")
         if weights.label is not None:
             assert ((weights.label - 1).abs() > 0.01)[statistics.foreground].any()

@@ -14,11 +14,13 @@ def test_weights_are_recorded_as_the_losses_have_them():
         iou=torch.ones(3),
         prob=torch.ones(3),
         is_foreground=torch.tensor([True, True, False]),
-        normalizers={"cls": 3, "box": 3},
+        normalizers={"cls": 3, "box": 3, "mask": 2},
+        mask_loss=torch.ones(3),
         details={
             "given_weight": lambda: torch.tensor([0.5, 3, 1]),
             "given_label_weight": lambda: torch.tensor([0.5, 0, 1]),
             "given_box_weight": lambda: torch.tensor([0, 6, 1.0]),
+            "given_mask_weight": lambda: torch.tensor([2, 0, 1.0]),
             "label_loss": lambda: torch.tensor([0.25, 1.5, 0]),
         },
     )
@@ -26,6 +28,7 @@ def test_weights_are_recorded_as_the_losses_have_them():
     record = make_record(statistics, weights, iteration=0, num_samples=3)
     assert record.positives["cls_weight"].tolist() == [1, 6]
     assert record.positives["box_weight"].tolist() == [0, 6]
+    assert record.positives["mask_weight"].tolist() == [2, 0]
     assert record.positives["label_loss"].tolist() == [0.25, 1]  # of a loss of 1
     assert record.positives["label_weight"].tolist() == [1.5, 0]
     assert record.negatives["cls_weight"].tolist() == [2]

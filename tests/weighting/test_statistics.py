@@ -9,6 +9,7 @@ from swn_d2.weighting import (
     Uniform,
     gather_samples,
     softmax_classification,
+    with_mask_losses,
 )
 from swn_d2.weighting.objective import group_mean, group_std
 
@@ -142,6 +143,7 @@ def test_given_weights_are_in_the_losses_and_beside_the_statistics():
         sample=torch.tensor([2.0, 1, 1]),
         label=torch.tensor([0.0, 3, 1]),
         box=torch.tensor([1.0, 0.5, 1]),
+        mask=torch.tensor([0.0, 4, 1]),
     )
     losses, statistics = gather_samples(
         classification,
@@ -159,3 +161,5 @@ def test_given_weights_are_in_the_losses_and_beside_the_statistics():
     assert losses.box.tolist() == [[2.0] * 4, [0.5] * 4, [0.0] * 4]
     assert torch.equal(statistics.detail("given_label_weight"), given.label)
     assert statistics.detail("given_box_weight").tolist() == [2, 0.5, 1]
+    losses, statistics = with_mask_losses(losses, statistics, torch.tensor([3.0, 5.0]))
+    assert losses.mask.tolist() == [0, 20, 0] and statistics.mask_loss.tolist() == [3, 5, 0]

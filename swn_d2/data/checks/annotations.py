@@ -12,7 +12,11 @@ from itertools import starmap
 from detectron2.config import CfgNode
 
 from swn_d2.data.sample_weights import (
+    BOX_WEIGHT,
     GIVEN_WEIGHTS,
+    LABEL_WEIGHT,
+    MASK_WEIGHT,
+    SAMPLE_WEIGHT,
     WEIGHTS_ARE,
     is_sample_weight,
     without_weights,
@@ -196,8 +200,14 @@ def _check_weights(cfg: CfgNode, file: str, annotations: list[dict]) -> None:
                 "take the key out."
             )
     objects = [a for a in annotations if not a.get("iscrowd", 0)]
-    lost = ("object counts", "class is learned", "box is learned")
-    for key, nothing in zip(GIVEN_WEIGHTS, lost, strict=True):
+    lost = {
+        SAMPLE_WEIGHT: "object counts",
+        LABEL_WEIGHT: "class is learned",
+        BOX_WEIGHT: "box is learned",
+    }
+    if cfg.MODEL.MASK_ON:
+        lost[MASK_WEIGHT] = "mask is learned"
+    for key, nothing in lost.items():
         if not any(a.get(key, 1) for a in objects):
             raise UserError(
                 f"{file} has a {key} of 0 throughout, so that no {nothing}; give those that are to "
