@@ -2,37 +2,12 @@
 only hands tests to others reads this file, too, and they wait for it."""
 
 import os
-import sys
 
 import pytest
 
 # The tensors of the tests are so small that a second thread would only wait for the first: here,
 # and in the processes that tests start.
 os.environ["OMP_NUM_THREADS"] = "1"
-
-# Coverage, which make test asks of the weighting package, makes Python code take twice the time, so
-# it is measured on these alone.
-_OF_WEIGHTING = (
-    "tests/weighting/",
-    "tests/torchvision/",
-    "tests/test_other_detectors.py",
-    "tests/modeling/test_strategies.py",
-    "tests/engine/test_optimizer.py",
-)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item):
-    measured = None
-    if "coverage" in sys.modules and not item.nodeid.startswith(_OF_WEIGHTING):
-        measured = sys.modules["coverage"].Coverage.current()
-    if measured is not None:
-        measured.stop()
-    try:
-        return (yield)
-    finally:
-        if measured is not None:
-            measured.start()
 
 
 @pytest.fixture
