@@ -141,7 +141,7 @@ def corrected_json(annotations: Annotations, content: dict) -> str:
             a = _corrected(a, examined[a["id"]], images[a["image_id"]])
         result.append(a)
     new_ids = _new_ids(result)
-    have_masks = any(a.get("segmentation") for a in result)
+    have_masks = any(a.get("segmentation") for a in result if a["id"] in examined)
     for row in content["missing"]:
         box = _inside(row["bbox"], images[row["image_id"]])
         if row["suspicion"] > 0.5 and box:
