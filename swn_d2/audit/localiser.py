@@ -2,7 +2,6 @@
 
 import copy
 import itertools
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,18 +11,11 @@ from torch.nn import functional as F
 
 from .annotations import Annotations, split
 from .appearance import as_tensor, bottom_up, crop
-from .evidence import DECOY_MOVES
+from .contrasts import mirror_sides
 from .progress import Progress, silent
+from .surprise import Told, surprise, surprise_of_class, surprise_of_told
 
-__all__ = [
-    "Localiser",
-    "interpolate",
-    "places_in",
-    "surprise",
-    "surprise_of_class",
-    "train_localiser",
-    "windows_around",
-]
+__all__ = ["Localiser", "new_localiser", "places_in", "train_localiser", "windows_around"]
 
 _SIDE = 128  # pixels of a crop
 _BINS = 64  # places in a crop where a side may be
@@ -31,16 +23,12 @@ _CHANNELS, _GROUPS = 96, 8
 _MAPS = 3  # of the backbone, the last ones
 _EDGES = (0.04, 0.42)  # where the sides of a box are in its window, from the next edge
 
-_EPOCHS = 8
+_EPOCHS, _EPOCHS_AGAIN = 8, 4
 _MOST_CROPS = 40_000  # so that many objects do not take longer to learn from than some thousand
 _BATCH = 16
 _TOGETHER = 8  # objects of a picture, at most, that are learned from in a row
 _RATE, _BACKBONE_RATE = 1e-3, 2e-4
 _DECAY = 1e-4
-_BLUR = 1.5  # bins, of where an annotated side is
-# How likely any box is taken to be badly placed, and any class wrong, before anything is known.
-_DOUBT, _DOUBT_OF_CLASS = 0.6, 0.3
-_SOFT = 0.02  # of a window, the edge of where the sides of such a box may have been moved from
 
 
 class Localiser(nn.Module):
@@ -120,9 +108,7 @@ class Localiser(nn.Module):
         """
         crops = crop(picture, windows, _SIDE)
         of_sides, of_classes = self(_mirror_some(crops, mirrored), classes)
-        left, top, right, bottom = of_sides.unbind(dim=1)
-        back = torch.stack([right.flip(-1), top, left.flip(-1), bottom], dim=1)
-        return torch.where(mirrored[:, None, None], back, of_sides), of_classes
+        return torch.where(mirrored[:, None, None], mirror_sides(of_sides), of_sides), of_classes
 
 
 def windows_around(
@@ -143,62 +129,80 @@ def windows_around(
     return np.hstack([corners, corners + window_sizes]).astype(np.float32)
 
 
+def new_localiser(model: nn.Module, num_classes: int, seed: int) -> Localiser:
+    """One that has learned nothing yet, with the backbone of ``model``, one of Detectron2's
+    detectors. The state of the global generators stays as it is."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return Localiser(bottom_up(model), num_classes).to(model.device)
+
+
 def train_localiser(
+    localiser: Localiser,
     model: nn.Module,
     annotations: Annotations,
     rows: np.ndarray,
     input_format: str,
+    told: Told | None = None,
     *,
     seed: int,
-    name: str = "a localiser",
+    what: str = "a localiser learns",
     progress: Progress = silent,
-) -> Localiser:
-    """A localiser that has learned from some of the annotations.
+) -> None:
+    """Let a localiser learn from some of the annotations, or learn on from what it was told.
 
     Args:
-        model: one of Detectron2's detectors, which stays as it is.
+        model: the detector with the backbone that it started from.
         rows: the indices of these annotations.
         input_format: of the model's pictures, ``INPUT.FORMAT``.
-        seed: of all random numbers; the state of the global generators stays as it is.
-        name: of the localiser, for whoever waits.
+        told: what another localiser says of the boxes of all annotations, once there is one.
+        seed: of what is shown in which order.
+        what: is done here, for whoever waits.
         progress: goes through the steps.
 
     Raises:
         UserError: a picture can't be read or has another size than the annotations say.
     """
     rng = np.random.default_rng(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        localiser = Localiser(bottom_up(model), len(annotations.category_ids)).to(model.device)
     backbone = [p for p in localiser.backbone.parameters() if p.requires_grad]
     head = [p for name, p in localiser.named_parameters() if not name.startswith("backbone.")]
     groups, rates = [{"params": head}, {"params": backbone}], [_RATE, _BACKBONE_RATE]
     optimizer = torch.optim.AdamW(groups, weight_decay=_DECAY)
-    steps = max(min(_EPOCHS * len(rows), _MOST_CROPS) // _BATCH, 1)
+    crops = min(_EPOCHS * len(rows), _MOST_CROPS)
+    if told is not None:
+        crops = crops * _EPOCHS_AGAIN // _EPOCHS
+    steps = max(crops // _BATCH, 1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps + 1)
     order = _endless(annotations, rows, rng)
-    for _ in progress(range(steps), f"{name} learns what objects are, and where"):
+    for _ in progress(range(steps), what):
         batch = np.array(list(itertools.islice(order, _BATCH)))
         batch = batch[np.argsort(annotations.image[batch], kind="stable")]
         boxes, images = annotations.boxes[batch], annotations.image[batch]
         windows = torch.from_numpy(windows_around(boxes, rng))
-        crops = [
-            _read_crops(model, annotations, image, windows[images == image], input_format)
-            for image in np.unique(images)
-        ]
+        shown = torch.cat(
+            [
+                _read_crops(model, annotations, image, windows[images == image], input_format)
+                for image in np.unique(images)
+            ]
+        )
         mirrored = torch.from_numpy(rng.random(len(batch)) < 0.5).to(model.device)
         classes = torch.from_numpy(annotations.classes[batch]).to(model.device)
-        of_sides, of_classes = localiser(_mirror_some(torch.cat(crops), mirrored), classes)
+        of_sides, of_classes = localiser(_mirror_some(shown, mirrored), classes)
         left, top, right, bottom = places_in(torch.from_numpy(boxes), windows).to(of_sides).T
         across = torch.stack([1 - right, top, 1 - left, bottom], dim=1)
         upright = torch.stack([left, top, right, bottom], dim=1)
-        loss = surprise(of_sides, torch.where(mirrored[:, None], across, upright)).mean()
-        loss = loss + surprise_of_class(of_classes, classes).mean()
+        places = torch.where(mirrored[:, None], across, upright)
+        if told is None:
+            loss = surprise(of_sides, places)
+        else:
+            doubt, near = (x[batch].to(of_sides) for x in told)
+            near = torch.where(mirrored[:, None, None], mirror_sides(near), near)
+            loss = surprise_of_told(of_sides, places, Told(doubt, near))
+        loss = (loss + surprise_of_class(of_classes, classes)).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-    return localiser
 
 
 def _read_crops(
@@ -219,16 +223,6 @@ def places_in(boxes: Tensor, windows: Tensor) -> Tensor:
     return (boxes - torch.cat([corners, corners], dim=-1)) / torch.cat([sizes, sizes], dim=-1)
 
 
-def interpolate(values: Tensor, at: Tensor) -> Tensor:
-    """(..., n): values (..., B), of which the first is at 0 and the next at 1, at n places each,
-    (..., n), linearly between them; beyond the ends as there."""
-    last = values.shape[-1] - 1
-    at = at.clamp(0, last)
-    lower = at.floor().long().clamp(max=last - 1)
-    below, above = values.gather(-1, lower), values.gather(-1, lower + 1)
-    return below + (above - below) * (at - lower)
-
-
 def _endless(annotations: Annotations, rows: np.ndarray, rng: np.random.Generator) -> Iterator[int]:
     """The rows again and again, in ever another order; a few of a picture together, since it has to
     be read, but not all, for then batches would be of a single picture where many are in it."""
@@ -246,43 +240,3 @@ def _endless(annotations: Annotations, rows: np.ndarray, rng: np.random.Generato
 
 def _mirror_some(crops: Tensor, mirrored: Tensor) -> Tensor:
     return torch.where(mirrored[:, None, None, None], crops.flip(-1), crops)
-
-
-def surprise(log_probs: Tensor, places: Tensor) -> Tensor:
-    """(n,) how far boxes are from where they are expected: negative log-likelihoods, per side.
-
-    Annotators place boxes well or badly. Then either all sides are annotated where the object ends,
-    or each is up to a fifth of the box away from there. Of a mixture of the two, the sides of a box
-    that is likely the second teach little, and the more is known, the surer that is. (Where an
-    object ends is blurred; of that, the likelihood is the bound that cross-entropy is.)
-
-    Args:
-        log_probs: (n, 4, B) of where the sides of the objects are.
-        places: (n, 4) where they are annotated, from 0 to 1 in the window.
-    """
-    middles = (torch.arange(_BINS, device=places.device) + 0.5) / _BINS
-    away = (middles - places[..., None]).abs()
-    blurred = (-0.5 * (away * _BINS / _BLUR) ** 2).softmax(dim=-1)
-    well = (blurred * log_probs).sum(dim=-1)
-    sizes = (places[:, 2:] - places[:, :2]).repeat(1, 2)
-    reach = (DECOY_MOVES * sizes).clamp(min=1 / _BINS)[..., None]
-    total = 2 * _BINS * _SOFT * F.softplus(reach / _SOFT)
-    moved = F.logsigmoid((reach - away) / _SOFT) - total.log()
-    badly = (log_probs + moved).logsumexp(dim=-1)
-    good, bad = math.log(1 - _DOUBT) + well.sum(dim=-1), math.log(_DOUBT) + badly.sum(dim=-1)
-    return -torch.logaddexp(good, bad) / 4
-
-
-def surprise_of_class(log_probs: Tensor, classes: Tensor) -> Tensor:
-    """(n,) how unexpected classes are: negative log-likelihoods.
-
-    A class is annotated as it is, or, if it is wrong, as any one alike. Of a mixture of the two, an
-    object that is likely the second teaches little (the forward correction of Patrini et al. 2017,
-    "Making Deep Neural Networks Robust to Label Noise", for errors that fall on all classes alike).
-
-    Args:
-        log_probs: (n, K) of what the objects are.
-        classes: (n,) as which they are annotated.
-    """
-    own = log_probs.gather(1, classes[:, None])[:, 0].exp()
-    return -((1 - _DOUBT_OF_CLASS) * own + _DOUBT_OF_CLASS / log_probs.shape[1]).log()

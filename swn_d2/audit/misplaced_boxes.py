@@ -7,8 +7,8 @@ import torch
 from detectron2.structures import Boxes
 
 from ..modeling.box_losses import matched_pairwise_iou
+from .contrasts import Placements
 from .evidence import Evidence
-from .placements import Placements
 from .shares import Estimate, share_of
 
 __all__ = ["MisplacedBoxes", "find_misplaced_boxes", "find_unexpected_boxes"]
