@@ -1,6 +1,7 @@
 """What all tests share. It imports torch and Detectron2 where they are used, since a process that
 only hands tests to others reads this file, too, and they wait for it."""
 
+import functools
 import os
 
 import pytest
@@ -8,6 +9,19 @@ import pytest
 # The tensors of the tests are so small that a second thread would only wait for the first: here,
 # and in the processes that tests start.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture(scope="module")
+def forked():
+    """The processes that launch() starts are forked from one that has imported torch and Detectron2
+    already. That they can import it anew, as they do for a user, tests of train_net.py see."""
+    import torch.multiprocessing as mp
+
+    import tests.processes  # noqa: F401  whose server that is
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mp, "spawn", functools.partial(mp.start_processes, start_method="forkserver"))
+        yield
 
 
 @pytest.fixture

@@ -123,9 +123,8 @@ def work_in_two_processes(folder):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """The folder of what two processes have saved: one job for everything, since in each job both
-    processes import everything anew."""
+def trained(tmp_path_factory, forked):
+    """The folder of what two processes have saved."""
     folder = tmp_path_factory.mktemp("trained")
     launch(work_in_two_processes, 2, args=(str(folder),), device="cpu")
     return folder
@@ -167,16 +166,18 @@ def test_two_processes_learn_from_decoys_as_one(trained):
     assert (first["rightness.unlikely"] > 0).all()
 
 
-def fail_as_a_user_error():
+def fail_as_a_user_error(log):
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     with user_errors_exit():
         raise UserError("the file x.json is missing")
 
 
-def test_a_user_error_in_a_process_ends_the_job_without_a_traceback(capfd):
+def test_a_user_error_in_a_process_ends_the_job_without_a_traceback(tmp_path, forked):
+    log = tmp_path / "log"
     with pytest.raises(SystemExit) as exit_info:
-        launch(fail_as_a_user_error, 2, device="cpu")
+        launch(fail_as_a_user_error, 2, args=(str(log),), device="cpu")
     assert exit_info.value.code == 1
-    written = capfd.readouterr().err
+    written = log.read_text()
     assert "error: the file x.json is missing" in written
     assert "Traceback" not in written
 
@@ -185,7 +186,7 @@ def run_out_of_memory():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_killed_process_is_named():
+def test_a_killed_process_is_named(forked):
     with pytest.raises(SystemExit, match="ended by SIGKILL.*memory"):
         launch(run_out_of_memory, 2, device="cpu")
 

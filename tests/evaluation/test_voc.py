@@ -137,7 +137,7 @@ def evaluate_half(dirname, folder):
         json.dump(results, stream)
 
 
-def test_two_processes(register, tmp_path):
+def test_two_processes(register, tmp_path, forked):
     dirname = MetadataCatalog.get(register(DIFFICULT_FIRST)).dirname
     launch(evaluate_half, 2, args=(dirname, str(tmp_path)), device="cpu")
     first, second = (json.loads((tmp_path / f"rank{r}.json").read_text()) for r in range(2))
