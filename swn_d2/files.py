@@ -21,6 +21,7 @@ __all__ = [
     "read_yaml",
     "write_new",
     "write_text",
+    "write_together",
     "write_whole",
 ]
 
@@ -115,8 +116,34 @@ def write_text(file: Path, text: str) -> None:
     Raises:
         UserError: it can't be written.
     """
+    write_together({file: text})
+
+
+def write_together(texts: Mapping[Path, str]) -> None:
+    """As :func:`write_text`, for several files: all of them are there before the first replaces the
+    one before it, so that a full disk leaves the earlier ones as they are.
+
+    Raises:
+        UserError: one can't be written.
+    """
     # Several processes may write one file, the tables of a matrix for instance.
-    write_whole(file, lambda partial: partial.write_text(text, encoding="utf-8"), by=os.getpid())
+    partials = {file: file.with_name(f"{file.name}.{os.getpid()}.partial") for file in texts}
+    try:
+        for file, text in texts.items():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            partials[file].write_bytes(_encoded(text))
+        for file in texts:
+            os.replace(partials[file], file)
+    except OSError as error:
+        for partial in partials.values():
+            with contextlib.suppress(OSError):
+                partial.unlink()
+        raise cannot_write(file, error) from error
+
+
+def _encoded(text: str) -> bytes:
+    """In UTF-8; the bytes of a file's name that are not, as Python keeps them, are spelled out."""
+    return text.encode("utf-8", errors="backslashreplace")
 
 
 def write_whole(file: Path, write: Callable[[Path], object], *, by: object = "") -> None:
@@ -186,6 +213,6 @@ def _is_there(file: Path, text: str) -> bool:
     if not os.path.exists(file):  # without an error where it may not be looked for
         return False
     with contextlib.suppress(OSError):  # a folder, or a file that may not be read
-        if file.read_bytes() == text.encode("utf-8"):
+        if file.read_bytes() == _encoded(text):
             return True
     raise UserError(f"{file} exists already; remove it, or give another name.")

@@ -3,8 +3,9 @@
 
 import argparse
 import contextlib
+import fcntl
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from swn_d2.errors import (
@@ -41,7 +42,14 @@ from swn_d2.audit.files import AUDITED, corrected_json, to_csv, to_json, weighte
 from swn_d2.audit.page import write_page
 from swn_d2.audit.shares import Estimate
 from swn_d2.config import load_config
-from swn_d2.files import check_outputs, read_json, write_new, write_text
+from swn_d2.files import (
+    cannot_write,
+    check_outputs,
+    read_json,
+    write_new,
+    write_text,
+    write_together,
+)
 from swn_d2.own import add_own_arguments, register_own
 
 _NAMES = ("audit.json", "audit.csv", "audit.html")
@@ -171,6 +179,34 @@ def check_no_decisions(file: Path, decisions: list[dict[str, str]]) -> None:
         )
 
 
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Meanwhile no other audit writes into a folder, which is made, and taken away again if nothing
+    was written; else raise a :class:`UserError`."""
+    was_there = folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another audit is being made in {folder}; wait for it, or give another folder "
+                "with --output."
+            ) from error
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(descriptor)
+        if not was_there:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
 def start_weights(run: str) -> str:
     """The file of pretrained weights that a training started from; empty if it is not there."""
     if not os.path.isdir(run):
@@ -222,7 +258,13 @@ def write_annotations(args: argparse.Namespace, annotations: Annotations, conten
             drop = round(args.drop_share * len(annotations.ids))
         elif args.drop_expected:
             expected = content["expected"].items()
-            drop = round(sum(e["value"] for kind, e in expected if kind in KINDS))
+            estimates = [Estimate(**e) for kind, e in expected if kind in KINDS]
+            drop = round(sum(estimate.value for estimate in estimates))
+            if drop == 0 and not all(estimate.is_known for estimate in estimates):
+                raise UserError(
+                    "it can't be told how many annotations are wrong, so that --drop-expected has "
+                    "no number to drop; say how many with --drop-share."
+                )
         text = weighted_json(annotations, content, drop=drop)
     if args.overwrite:
         write_text(args.write, text)
@@ -260,14 +302,18 @@ def main() -> None:
             check_files([*files, *written], args.overwrite)
             if args.write is not None:
                 check_written_here(args.write)
-            audit = judge(args, cfg, annotations, start)
-            name = Path(args.run).resolve().name
-            texts = to_csv(audit), to_json(audit, run=name, made_of=now)
-            for file in files:
-                file.unlink(missing_ok=True)  # what is between two audits is none
-            write_text(files[1], texts[0])
-            write_text(files[0], texts[1])
-            write_page(audit, files[2], name=name)  # last, for it reads pictures again
+            with alone_in(folder):
+                audit = judge(args, cfg, annotations, start)
+                name = Path(args.run).resolve().name
+                texts = {
+                    files[1]: to_csv(audit),
+                    files[0]: to_json(audit, run=name, made_of=now),
+                }
+                # It took long; somebody may have decided meanwhile.
+                check_no_decisions(files[1], read_decisions(files[1]))
+                files[2].unlink(missing_ok=True)  # no page of another audit
+                write_together(texts)
+                write_page(audit, files[2], name=name)  # last, for it reads pictures again
             content = read_json(files[0])
         else:
             print(

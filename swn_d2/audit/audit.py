@@ -1,5 +1,6 @@
 """The audit: for every annotation how likely it is wrong, and how."""
 
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import nn
 from ..config import num_classes
 from ..engine import check_weights
 from ..errors import UserError
+from ..own.notes import check_learned_classes
 from .annotations import Annotations
 from .appearance import build_viewer, gather_appearance
 from .evidence import Evidence, build_judge, gather_evidence
@@ -101,7 +103,7 @@ def training_annotations(
 
     Raises:
         UserError: the data set can't be read, there are several, or it has other classes than the
-            detector.
+            detector, or in another order than it learned them.
     """
     names = cfg.DATASETS.TRAIN
     if dataset is None and len(names) != 1:
@@ -119,6 +121,8 @@ def training_annotations(
             f"{annotations.file} has {number} categories, but the detector {expected}: it was "
             "trained on other data. Register the annotations that it was trained on."
         )
+    learned_in = os.path.dirname(cfg.MODEL.WEIGHTS)
+    check_learned_classes(learned_in, {dataset or names[0]: annotations.class_names})
     return annotations
 
 

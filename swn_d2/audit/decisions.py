@@ -4,8 +4,10 @@ import copy
 import csv
 import io
 import os
-from collections.abc import Mapping, Sequence
-from decimal import Decimal, InvalidOperation
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,8 @@ DECIDED = "decided"
 KEEP, CHANGE, DROP = "keep", "change", "drop"
 
 _SEPARATORS = ",;\t"  # spreadsheets have one of their own
-_NEEDED = ("id", "image_id", "kind", "bbox")
+_NEEDED = ("id", "image_id", "kind", "bbox", DECISION)
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.ASCII | re.IGNORECASE)
 _SUGGESTIONS = ("suggested_category_id", "suggested_bbox", "duplicate_of")
 
 
@@ -71,22 +74,28 @@ def decided(content: dict, decisions: Sequence[Mapping[str, str]]) -> dict:
         decisions: see :func:`read_decisions`.
 
     Raises:
-        UserError: a decision is about something that this audit does not say.
+        UserError: a decision is about something that this audit does not say, or there are two
+            about one thing.
     """
     content = copy.deepcopy(content)
-    annotations = {_plain(row["id"]): row for row in content["annotations"] if row["kind"]}
+    annotations = _Rows((row["id"], row) for row in content["annotations"] if row["kind"])
     missing = {_place(row): row for row in content["missing"]}
+    words: dict[int, str] = {}
     for decision in decisions:
         is_missing = decision["kind"] == MISSING_OBJECT
-        row = (
-            missing.get(_place(decision)) if is_missing else annotations.get(_plain(decision["id"]))
-        )
+        row = missing.get(_place(decision)) if is_missing else annotations.find(decision["id"])
+        what = "a missing object" if is_missing else f"annotation {decision['id']}"
+        what = f"{what}, picture {decision['image_id']}"
         if row is None or not (is_missing or _is_about(decision, row)):
-            what = "a missing object" if is_missing else f"annotation {decision['id']}"
             raise UserError(
-                f"audit.csv has a decision about {what}, picture {decision['image_id']}, of which "
-                "audit.json says something else; decide on the list of the same audit, and change "
-                "no other column."
+                f"audit.csv has a decision about {what}, of which audit.json says something else; "
+                "decide on the list of the same audit, and change no other column."
+            )
+        word = words.setdefault(id(row), decision[DECISION])
+        if word != decision[DECISION]:
+            raise UserError(
+                f"audit.csv has two decisions about {what}: {word} and {decision[DECISION]}; leave "
+                "one of them."
             )
         if is_missing:
             row["suspicion"] = float(decision[DECISION] == CHANGE)
@@ -95,12 +104,29 @@ def decided(content: dict, decisions: Sequence[Mapping[str, str]]) -> dict:
     return content
 
 
+class _Rows:
+    """Rows of ``audit.json``, to be found by an id as a spreadsheet has saved it."""
+
+    def __init__(self, rows: Iterable[tuple[Any, dict[str, Any]]]):
+        self._exactly, self._plainly = {}, defaultdict(list)
+        for id_, row in rows:
+            self._exactly[str(id_)] = row
+            self._plainly[_plain(id_)].append(row)
+
+    def find(self, word: str) -> dict[str, Any] | None:
+        """The row; None if there is none, or it can't be told which it is."""
+        alike = self._plainly.get(_plain(word), [])
+        return self._exactly.get(_unquoted(word)) or (alike[0] if len(alike) == 1 else None)
+
+
 def _is_about(decision: Mapping[str, str], row: dict[str, Any]) -> bool:
     """Whether a decision is about what this row says: what is kept is right, whatever it says."""
+    if _plain(decision["image_id"]) != _plain(row["image_id"]):
+        return False
     if decision[DECISION] == KEEP:
         return True
     return decision["kind"] == row["kind"] and all(
-        _plain(decision.get(key, "")) == _plain(row.get(key, "")) for key in _SUGGESTIONS
+        _plain(decision.get(key) or "") == _plain(row.get(key, "")) for key in _SUGGESTIONS
     )
 
 
@@ -127,8 +153,12 @@ def _place(row: Mapping[str, Any]) -> tuple:
 
 def _plain(value: Any) -> Any:
     """An id, or a box, the same however a spreadsheet has formatted it."""
-    words = map(str, value) if isinstance(value, list) else str(value).split()
-    try:
-        return tuple(Decimal(word) for word in words)
-    except InvalidOperation:  # an id may be a word
-        return str(value).strip()
+    words = list(map(str, value)) if isinstance(value, list) else _unquoted(str(value)).split()
+    if all(map(_NUMBER.fullmatch, words)):
+        return tuple(map(Decimal, words))
+    return " ".join(words)  # an id may be a word
+
+
+def _unquoted(word: str) -> str:
+    """A text as it was before :func:`~.files.to_csv` made it safe for spreadsheets."""
+    return word.strip().removeprefix("'")

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from ..data.sample_weights import BOX_WEIGHT, LABEL_WEIGHT, MASK_WEIGHT, SAMPLE_WEIGHT
-from ..errors import UserError
 from .annotations import Annotations, to_xywh, to_xyxy
 from .audit import DUPLICATE, KINDS, MISPLACED_BOX, MISSING_OBJECT, WRONG_CLASS, Audit
 from .decisions import DECIDED, DECISION
@@ -79,6 +78,7 @@ def to_csv(audit: Audit) -> str:
     missing = [{**row, "kind": MISSING_OBJECT} for row in _missing_rows(audit)]
     for row in [*rows, *missing]:
         row = {**row, "file_name": names[row["image_id"]]}
+        row |= {key: _quoted(value) for key, value in row.items() if isinstance(value, str)}
         row |= {kind.replace(" ", "_"): s for kind, s in row.get("suspicions", {}).items()}
         for box in ("bbox", "suggested_bbox"):
             row[box] = " ".join(map(str, row.get(box, [])))
@@ -106,10 +106,11 @@ def weighted_json(annotations: Annotations, content: dict, *, drop: int | None =
     if drop is not None:
         is_decided = np.array([DECIDED in row for row in examined.values()], dtype=bool)
         worst, largest = suspicions.argmax(axis=1), suspicions.max(axis=1, initial=0)
-        wrong, right = is_decided & (largest > 0), is_decided & (largest == 0)
-        # What a person calls wrong is among them, however many that are; what is right is not.
+        wrong = is_decided & (largest > 0)
+        # What a person calls wrong is among them, however many that are; what nobody suspects is
+        # not.
         order = np.argsort(-np.where(wrong, 2, largest), kind="stable")
-        dropped = order[~right[order]][: max(drop, wrong.sum())]
+        dropped = order[largest[order] > 0][: max(drop, wrong.sum())]
         suspicions = np.zeros_like(suspicions)
         suspicions[dropped, worst[dropped]] = 1
     weights = dict(zip(examined, 1 - suspicions, strict=True))
@@ -131,7 +132,7 @@ def corrected_json(annotations: Annotations, content: dict) -> str:
         content: of the ``audit.json`` of these annotations.
 
     Raises:
-        UserError: see :func:`~.earlier.check_audit`, or :func:`_new_ids`.
+        UserError: see :func:`~.earlier.check_audit`.
     """
     examined = _examined(annotations, content)
     images = {image["id"]: image for image in annotations.images}
@@ -141,7 +142,9 @@ def corrected_json(annotations: Annotations, content: dict) -> str:
             a = _corrected(a, examined[a["id"]], images[a["image_id"]])
         result.append(a)
     new_ids = _new_ids(result)
-    have_masks = any(a.get("segmentation") for a in result if a["id"] in examined)
+    objects = [a for a in result if a["id"] in examined]
+    have_masks = any(a.get("segmentation") for a in objects)
+    num_keypoints = max((len(a.get("keypoints") or ()) for a in objects), default=0)
     for row in content["missing"]:
         box = _inside(row["bbox"], images[row["image_id"]])
         if row["suspicion"] > 0.5 and box:
@@ -156,6 +159,8 @@ def corrected_json(annotations: Annotations, content: dict) -> str:
             if have_masks:
                 # Without a mask nothing could be trained on the file; nobody is to learn this one.
                 found |= {"segmentation": [_corners(box)], MASK_WEIGHT: 0}
+            if num_keypoints:  # likewise; none of them is labelled
+                found |= {"keypoints": [0] * num_keypoints, "num_keypoints": 0}
             result.append(found)
     return _with_annotations(annotations, result)
 
@@ -264,19 +269,18 @@ def _with_annotations(annotations: Annotations, changed: list[dict]) -> str:
     return json.dumps(content, separators=(",", ":"))
 
 
-def _new_ids(annotations: list[dict]) -> Iterator[int]:
-    """Ids after the largest.
+def _new_ids(annotations: list[dict]) -> Iterator[int] | Iterator[str]:
+    """Ids after the largest; words where not all that there are are whole numbers."""
+    ids = {a["id"] for a in annotations}
+    if all(isinstance(id_, int) for id_ in ids):
+        return itertools.count(max(ids, default=0) + 1)
+    words = (f"missing-{number}" for number in itertools.count(1))
+    return (word for word in words if word not in ids)
 
-    Raises:
-        UserError: ids are no numbers; when the first is asked for.
-    """
-    ids = [a["id"] for a in annotations]
-    if not all(isinstance(id_, int) for id_ in ids):
-        raise UserError(
-            "annotations for missing objects need ids, but those of the file are no numbers to "
-            "count on from; number its annotations."
-        )
-    yield from itertools.count(max(ids, default=0) + 1)
+
+def _quoted(text: str) -> str:
+    """A text that no spreadsheet takes for a formula, by a quote before what may be one."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) else text
 
 
 def _probability(value: float) -> float:

@@ -11,9 +11,10 @@ from .contrasts import Placements
 from .evidence import Evidence
 from .shares import Estimate, share_of
 
-__all__ = ["MisplacedBoxes", "find_misplaced_boxes", "find_unexpected_boxes"]
+__all__ = ["FEWEST_PICTURES", "MisplacedBoxes", "find_misplaced_boxes", "find_unexpected_boxes"]
 
-_FOLDS = 5
+#: With annotations, to say anything of boxes; and the folds of the regression.
+FEWEST_PICTURES = 5
 _SMALLEST_AREA = 0.65  # under the ROC curve of decoys against annotated boxes
 _ASSUMED_SHARE = 0.01  # of badly placed boxes, where no share can be found
 _TAILS = (0.5, 0.2, 0.1)  # of the decoys, those that look worst
@@ -57,7 +58,7 @@ def find_misplaced_boxes(evidence: Evidence, pictures: np.ndarray) -> MisplacedB
         pictures: (N,) the picture of each.
     """
     suggestion = evidence.refined[:, 0, 0]
-    if len(np.unique(pictures)) < _FOLDS:
+    if len(np.unique(pictures)) < FEWEST_PICTURES:
         return MisplacedBoxes.unknown(suggestion)
     features = _features(evidence.placed, evidence.refined)
     log_ratio = _log_ratios(features, pictures)
@@ -83,7 +84,7 @@ def find_unexpected_boxes(placements: Placements, pictures: np.ndarray) -> Mispl
         pictures: (N,) the picture of each.
     """
     suggestion, contrasts = placements.located, np.sort(placements.contrasts)
-    if len(np.unique(pictures)) < _FOLDS:
+    if len(np.unique(pictures)) < FEWEST_PICTURES:
         return MisplacedBoxes.unknown(suggestion)
     features = np.concatenate([contrasts, contrasts**2], axis=-1)
     log_ratio = _log_ratios(features, pictures)
@@ -108,7 +109,7 @@ def _log_ratios(features: np.ndarray, pictures: np.ndarray) -> np.ndarray:
     num_objects, num_boxes = features.shape[:2]
     log_ratio = np.zeros((num_objects, num_boxes))
     is_decoy = np.tile(np.arange(num_boxes) > 0, num_objects)
-    for fitted, judged in GroupKFold(_FOLDS).split(features, groups=pictures):
+    for fitted, judged in GroupKFold(FEWEST_PICTURES).split(features, groups=pictures):
         model = LogisticRegression(class_weight="balanced", max_iter=1000)
         mean, deviation = features[fitted].mean((0, 1)), features[fitted].std((0, 1)) + 1e-6
         scaled = (features - mean) / deviation

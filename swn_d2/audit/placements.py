@@ -12,7 +12,7 @@ from .appearance import as_tensor
 from .contrasts import Placements, rate
 from .evidence import place_decoys
 from .localiser import Localiser, new_localiser, train_localiser, windows_around
-from .misplaced_boxes import find_unexpected_boxes
+from .misplaced_boxes import FEWEST_PICTURES, find_unexpected_boxes
 from .progress import Progress, silent
 from .surprise import Told
 
@@ -44,8 +44,8 @@ def gather_placements(
 
     Args:
         model: one of Detectron2's detectors, with the backbone that a localiser starts from.
-        annotations: N of them. Where they are in fewer pictures than there are localisers, nothing
-            is learned, all contrasts are 0, and all classes equally likely.
+        annotations: N of them. Where they are in too few pictures to say how boxes mostly lie,
+            nothing is learned, all contrasts are 0, and all classes equally likely.
         input_format: of the model's pictures, ``INPUT.FORMAT``.
         progress: goes through the steps of each localiser's training, and then the pictures; and
             both once more.
@@ -56,7 +56,7 @@ def gather_placements(
     """
     num_classes = len(annotations.category_ids)
     pictures = np.random.default_rng(0).permutation(np.unique(annotations.image))
-    if len(pictures) < _FOLDS:
+    if len(pictures) < FEWEST_PICTURES:
         return Placements.unknown(_placed(annotations), num_classes)
     fold_of = np.zeros(len(annotations.images), np.int64)
     fold_of[pictures] = np.arange(len(pictures)) % _FOLDS

@@ -15,7 +15,7 @@ from ..data.sample_weights import WEIGHTS_ARE, is_sample_weight, without_weights
 from ..errors import UserError, phase
 from ..modeling.inference import Suppression
 from ..modeling.timm_backbone import check_timm_config
-from ..own.notes import REGISTERED, learned_classes
+from ..own.notes import REGISTERED, check_learned_classes
 from ..pickled_arrays import read_pickled_arrays
 from ..recording import RECORDING, SNAPSHOTS
 from ..weighting import build_sample_weighter
@@ -80,23 +80,9 @@ def check_run(
     with phase("checking the data sets"):
         categories = check_datasets(cfg, eval_only=eval_only)
         if eval_only:
-            _check_learned_classes(os.path.dirname(cfg.MODEL.WEIGHTS), categories)
+            check_learned_classes(os.path.dirname(cfg.MODEL.WEIGHTS), categories)
         elif resume and last_checkpoint(cfg.OUTPUT_DIR):
-            _check_learned_classes(cfg.OUTPUT_DIR, categories)
-
-
-def _check_learned_classes(folder: str, categories: dict[str, list[str]]):
-    """What a run has learned must be what its data are called now: a detector knows a class by its
-    number alone."""
-    learned = learned_classes(folder)
-    for name, classes in categories.items():
-        if learned not in (None, list(classes)):
-            now, then = (", ".join(map(str, names)) for names in (classes, learned))
-            raise UserError(
-                f"Data set {name} has the categories {now}, in the order of their ids, but the run "
-                f"in {folder} has learned {then}. Give annotations with the same categories in the "
-                "same order, or start a run of another OUTPUT_DIR."
-            )
+            check_learned_classes(cfg.OUTPUT_DIR, categories)
 
 
 def _check_processes(

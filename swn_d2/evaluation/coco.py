@@ -43,7 +43,7 @@ class CocoResults:
         """
         self._results = read_results(results_file)
         try:
-            self._truth = _index(read_json(truth_file))
+            self._truth = _numbered(read_json(truth_file))
             names = {c["id"]: c["name"] for c in self._truth.dataset["categories"]}
             number = Counter(names.values())
             self.class_names = {
@@ -104,7 +104,7 @@ class CocoResults:
             for id_, object_id, is_ignored in zip(
                 matched["dtIds"], matched["dtMatches"][0], matched["dtIgnore"][0], strict=True
             ):
-                if not is_ignored:  # COCOeval has 0 for none, and numbers of another type
+                if not is_ignored:  # COCOeval has 0 for none
                     of_image.append(
                         (objects[int(object_id)] if object_id else None, detections[id_])
                     )
@@ -134,6 +134,15 @@ class CocoResults:
             parameters.useCats = int(by_class)
             evaluation.evaluate()
         return evaluation
+
+
+def _numbered(content: dict[str, Any]) -> COCO:
+    """The truth, its annotations numbered from 1: COCOeval keeps ids as floats, and has 0 for none,
+    but they may be anything."""
+    if "annotations" in content:
+        numbered = [{**a, "id": i} for i, a in enumerate(content["annotations"], start=1)]
+        content = {**content, "annotations": numbered}
+    return _index(content)
 
 
 def _index(content: dict[str, Any]) -> COCO:

@@ -16,7 +16,7 @@ from ..config import flat_config, load_config
 from ..engine.setup import trace_of_training
 from ..errors import UserError
 from ..files import read_json, write_text
-from .matrix import Run
+from .matrix import Matrix, Run
 
 __all__ = [
     "Holder",
@@ -25,6 +25,7 @@ __all__ = [
     "holder",
     "iterations_done",
     "lock",
+    "lock_data",
     "note_holder",
     "read_result",
     "write_result",
@@ -35,6 +36,7 @@ LOG = "run.log"  # what the processes of the run printed
 START = "run.json"  # what was asked for, written before the first process starts
 RESULT = "result.json"  # appears when the run is complete
 LOCK = "lock"
+DATA_LOCK = ".data.lock"  # in the folder of the matrix
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,17 @@ class Holder:
 
 
 def lock(run: Run) -> int | None:
-    """Lock the run's folder, which it makes.
+    """Lock the run's folder, which it makes: see :func:`_lock`."""
+    return _lock(run.folder, LOCK)
+
+
+def lock_data(matrix: Matrix) -> int | None:
+    """Lock what the commands of a matrix make: see :func:`_lock`."""
+    return _lock(matrix.output, DATA_LOCK)
+
+
+def _lock(folder: Path, name: str) -> int | None:
+    """Make a folder, and lock the file of that name in it.
 
     The lock belongs to the file descriptor and to every process that inherits it: it ends with the
     last of them, however that dies.
@@ -65,8 +77,8 @@ def lock(run: Run) -> int | None:
         UserError: the folder can't be made, or its file system has no locks.
     """
     try:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(run.folder / LOCK, os.O_RDWR | os.O_CREAT)
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -76,7 +88,7 @@ def lock(run: Run) -> int | None:
             raise
         os.ftruncate(descriptor, 0)  # what its last holder noted
     except OSError as error:
-        raise UserError(f"cannot use {run.folder} as an output: {error.strerror}.") from error
+        raise UserError(f"cannot use {folder} as an output: {error.strerror}.") from error
     return descriptor
 
 

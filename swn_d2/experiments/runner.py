@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,25 @@ class Runner:
         return {"OMP_NUM_THREADS": str(threads), **os.environ, **self.matrix.environment}
 
     def _make_data(self) -> None:
-        for command in self.matrix.data_commands:
+        """Run the commands, one start of the tool after another: they may write the same files."""
+        commands = self.matrix.data_commands
+        if not commands:
+            return
+        if (lock := records.lock_data(self.matrix)) is None:
+            print("Waiting for another start of this tool, which makes the data.", flush=True)
+        while lock is None and self.signal is None:
+            time.sleep(0.2)
+            lock = records.lock_data(self.matrix)
+        if lock is None:
+            return
+        try:
+            self._run_commands(commands, lock)
+        finally:
+            os.close(lock)
+
+    def _run_commands(self, commands: Iterable[str], lock: int) -> None:
+        """Run them, each of which holds the lock as long as it lives."""
+        for command in commands:
             if self.signal is not None:
                 return
             print(f"$ {command}", flush=True)
@@ -146,7 +164,9 @@ class Runner:
                 words[0] = sys.executable
             try:
                 # In a session of its own: only this process tells it to end, and once.
-                process = subprocess.Popen(words, env=self._environment(), start_new_session=True)
+                process = subprocess.Popen(
+                    words, env=self._environment(), start_new_session=True, pass_fds=[lock]
+                )
             except OSError as error:
                 raise UserError(f"cannot run {words[0]!r} (data): {error.strerror}.") from error
             while (code := process.poll()) is None and self.signal is None:

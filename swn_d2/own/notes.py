@@ -19,6 +19,7 @@ as it was given, from the current folder.
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from ..errors import UserError, phase
 from ..files import read_json, write_text
 from .imports import imported_files, is_imported
 
-__all__ = ["REGISTERED", "learned_classes", "note_own", "recall"]
+__all__ = ["REGISTERED", "check_learned_classes", "learned_classes", "note_own", "recall"]
 
 #: The name of the file.
 REGISTERED = "registered.json"
@@ -103,6 +104,28 @@ def learned_classes(folder: str | Path) -> list[str] | None:
         UserError: the file is not one of these.
     """
     return _read(Path(folder) / REGISTERED).get("learned")
+
+
+def check_learned_classes(folder: str | Path, categories: Mapping[str, Sequence[str]]) -> None:
+    """What a run has learned must be what its data are called now: a detector knows a class by its
+    number alone.
+
+    Args:
+        folder: the run's.
+        categories: of each data set, in the order of their ids.
+
+    Raises:
+        UserError: they are others, or in another order.
+    """
+    learned = learned_classes(folder)
+    for name, classes in categories.items():
+        if learned not in (None, list(classes)):
+            now, then = (", ".join(map(str, names)) for names in (classes, learned))
+            raise UserError(
+                f"Data set {name} has the categories {now}, in the order of their ids, but the run "
+                f"in {folder} has learned {then}. Give annotations with the same categories in the "
+                "same order, or start a run of another OUTPUT_DIR."
+            )
 
 
 def recall(folder: str | Path) -> None:

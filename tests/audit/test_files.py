@@ -188,14 +188,40 @@ def test_where_objects_have_masks_a_missing_one_gets_one_that_teaches_nothing():
     assert added["segmentation"] == [[150, 150, 190, 150, 190, 200, 150, 200]]
 
 
+def test_where_objects_have_keypoints_a_missing_one_has_none_that_is_labelled(tmp_path):
+    text = corrected(make_audit(keypoints=[1, 2, 2] * 17, num_keypoints=17))
+    added = json.loads(text)["annotations"][-1]
+    assert added["keypoints"] == [0] * 51 and added["num_keypoints"] == 0
+    assert "keypoints" not in json.loads(corrected(make_audit()))["annotations"][-1]
+
+
+def test_what_nobody_suspects_is_not_dropped():
+    audit = make_audit()
+    before = audit.annotations.content["annotations"]
+    dropped = json.loads(weighted(audit, drop=5))["annotations"]
+    assert [a["id"] for a, b in zip(dropped, before, strict=True) if a != b] == [100, 101, 102, 104]
+
+
+@pytest.mark.parametrize("name", ["=1+1.jpg", "+x", "-x", "@SUM(1)", "\t=1"])
+def test_a_spreadsheet_takes_no_name_for_a_formula(name):
+    audit = make_audit()
+    audit.annotations.content["images"][0]["file_name"] = name
+    rows = list(csv.DictReader(io.StringIO(to_csv(audit), newline="")))
+    assert {row["file_name"] for row in rows} == {"'" + name}
+    assert rows[2]["suggested_bbox"] == "-5.0 20.0 35.0 40.0"  # which is none
+
+
 def test_ids_that_are_texts():
     audit = make_audit()
     for annotation in audit.annotations.content["annotations"]:
         annotation["id"] = str(annotation["id"])
     audit = replace(audit, annotations=replace(audit.annotations))  # which has kept the numbers
-    with pytest.raises(UserError, match="no numbers to count on from"):
-        corrected(audit)
+    added = json.loads(corrected(audit))["annotations"][-1]
+    assert added["id"] == "missing-1" and added["category_id"] == 4
     assert document(audit)["annotations"][0]["id"] == "100"
+    audit.annotations.content["annotations"][-1]["id"] = "missing-1"  # as another audit had it
+    audit = replace(audit, annotations=replace(audit.annotations))
+    assert json.loads(corrected(audit))["annotations"][-1]["id"] == "missing-2"
 
 
 def edited(kind, **suspicions):

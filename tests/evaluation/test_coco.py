@@ -98,6 +98,15 @@ def test_precision_over_recall(coco):
     assert coco.precisions()[3] == pytest.approx(curves[3])  # nothing is used up
 
 
+@pytest.mark.parametrize("ids", [(0, 1, 2, 3), ("17", "a", "b", "c"), (1.5, 2**60 + 1, 2, 3)])
+def test_ids_of_any_kind(write, ids):
+    expected = seen(CocoResults(*write()).pairs(0.5, by_class=True))
+    renamed = [{**a, "id": id_} for a, id_ in zip(TRUTH["annotations"], ids, strict=True)]
+    coco = CocoResults(*write(truth={**TRUTH, "annotations": renamed}))
+    assert seen(coco.pairs(0.5, by_class=True)) == expected
+    assert len(expected["b"]) > 1
+
+
 def test_nothing_was_detected(write):
     coco = CocoResults(*write(results=[]))
     assert not coco.precisions()[3].any()

@@ -198,7 +198,25 @@ def test_data_that_cannot_be_made_stops_all(write_matrix):
     matrix = load_matrix(write_matrix(data=["no-such-command"]))
     with pytest.raises(UserError, match="cannot run 'no-such-command'"):
         Runner(matrix, TOOL).run()
-    assert not matrix.output.exists()
+    assert [file.name for file in matrix.output.iterdir()] == [".data.lock"]
+
+
+def test_another_start_makes_the_data(write_matrix, tmp_path, capsys):
+    made = tmp_path / "made"
+    matrix = load_matrix(write_matrix(data=[f"mkdir '{made}'", "false"]))
+    lock = records.lock_data(matrix)
+
+    def end():
+        assert not made.exists()
+        os.close(lock)
+
+    timer = threading.Timer(0.5, end)
+    timer.start()
+    with pytest.raises(UserError, match="failed with exit status 1"):
+        Runner(matrix, TOOL).run()
+    timer.join()
+    assert made.exists() and "another start of this tool" in capsys.readouterr().out
+    os.close(records.lock_data(matrix))  # nobody has it any longer
 
 
 def test_a_gpu_without_a_name(write_matrix, run_here, capsys):

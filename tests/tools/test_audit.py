@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import re
 import shutil
 import sys
@@ -232,6 +233,68 @@ def test_nothing_is_overwritten(data, tmp_path, monkeypatch):
     fails(monkeypatch, run, data, "--write", run / "audit.csv", match="named for two outputs")
 
 
+def test_another_audit_at_the_same_time(data, tmp_path, monkeypatch):
+    run = make_run(tmp_path)
+    with tool.alone_in(run):
+        fails(monkeypatch, run, data, match="another audit is being made in")
+    assert not list(run.glob("audit.*"))
+
+
+def test_what_is_decided_while_it_runs_is_not_lost(audited, data, monkeypatch):
+    run, copy = audited
+    for picture in data.glob("*.png"):
+        shutil.copy(picture, copy)
+    judge = tool.judge
+
+    def judge_and_decide(*args):
+        lines = (run / "audit.csv").read_text().splitlines()
+        lines[1] += "keep"
+        (run / "audit.csv").write_text("\n".join(lines))
+        return judge(*args)
+
+    monkeypatch.setattr(tool, "judge", judge_and_decide)
+    fails(monkeypatch, run, copy, "--overwrite", match=r"has decisions \(1\)")
+    assert ",keep" in (run / "audit.csv").read_text() and (run / "audit.html").exists()
+
+
+def test_a_full_disk_leaves_the_earlier_audit(audited, data, monkeypatch):
+    run, copy = audited
+    for picture in data.glob("*.png"):
+        shutil.copy(picture, copy)
+    before = {name: text for name, text in files_in(run).items() if name != "audit.html"}
+    write = Path.write_bytes
+
+    def write_until_it_is_full(file, content):
+        if "audit.json" in file.name:
+            raise OSError(28, "No space left on device")
+        return write(file, content)
+
+    monkeypatch.setattr(Path, "write_bytes", write_until_it_is_full)
+    fails(monkeypatch, run, copy, "--overwrite", match=r"cannot write .*audit\.json: No space left")
+    assert files_in(run) == before
+
+
+def test_names_of_pictures_that_are_not_in_utf_8(data, tmp_path, monkeypatch, knowing):
+    """As an old archive may have them."""
+    copy, name = tmp_path / "data", "caf\udce9.png"
+    shutil.copytree(data, copy)
+    content = json.loads((copy / "train.json").read_text())
+    content["images"][0]["file_name"] = name
+    (copy / "train.json").write_text(json.dumps(content))
+    os.rename(copy / "0.png", copy / name)
+    run_tool(monkeypatch, make_run(tmp_path), copy)
+    assert r"caf\udce9.png" in (tmp_path / "audit.csv").read_text(encoding="utf-8")
+    assert r"caf\udce9.png" in (tmp_path / "audit.html").read_text(encoding="utf-8")
+
+
+def test_classes_in_another_order(data, tmp_path, monkeypatch):
+    run = make_run(tmp_path)
+    noted = {"format": "swn_d2 registered", "version": 1, "imports": [], "data_sets": {}}
+    noted["learned"] = ["kind 1", "kind 0", "kind 2"]
+    (run / "registered.json").write_text(json.dumps(noted))
+    fails(monkeypatch, run, data, match="categories kind 0, kind 1, kind 2, .* has learned kind 1,")
+
+
 @pytest.fixture
 def audited(data, tmp_path, monkeypatch, knowing):
     """A run that has been audited, and its data, whose pictures are gone since."""
@@ -309,6 +372,14 @@ def test_expected_errors_that_are_dropped(audited, tmp_path, monkeypatch):
     dropped = json.loads((tmp_path / "dropped.json").read_text())["annotations"]
     keys = ("label_weight", "box_weight", "sample_weight")
     assert sum(a.get(key) == 0 for a in dropped for key in keys) == 3
+    for kind in ("wrong class", "misplaced box"):
+        content["expected"][kind].update(value=0, low=0, high=0)
+    (run / "audit.json").write_text(json.dumps(content))
+    run_tool(monkeypatch, run, data, "--write", tmp_path / "none.json", "--drop-expected")
+    content["expected"]["wrong class"]["high"] = 9
+    (run / "audit.json").write_text(json.dumps(content))
+    options = ["--write", tmp_path / "other.json", "--drop-expected"]
+    fails(monkeypatch, run, data, *options, match="can't be told .* with --drop-share")
     content["annotations"][0]["suspicions"]["duplicate"] = 2
     (run / "audit.json").write_text(json.dumps(content))
     options = ["--write", tmp_path / "other.json"]
