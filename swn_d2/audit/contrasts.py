@@ -73,7 +73,8 @@ def rate(placed: Tensor, windows: Tensor, log_probs: Tensor) -> tuple[Tensor, Te
     half = (lower + upper)[..., :1] / 2
     median = offsets[(up_to < half).sum(dim=-1).clamp(max=_STEPS - 1)]
     near = density[..., _STEPS // 2 - _NEAR : _STEPS // 2 + _NEAR + 1]
-    return contrasts.transpose(1, 2), near, annotated + median * sizes
+    # Contiguous, so that the rest need not be kept.
+    return contrasts.transpose(1, 2), near.contiguous(), annotated + median * sizes
 
 
 def _sizes(boxes: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ _CHANNELS, _GROUPS = 96, 8
 _MAPS = 3  # of the backbone, the last ones
 _EDGES = (0.04, 0.42)  # where the sides of a box are in its window, from the next edge
 
-_EPOCHS, _EPOCHS_AGAIN = 8, 4
+_EPOCHS = 8  # half as many once more, with what was told
 _MOST_CROPS = 40_000  # so that many objects do not take longer to learn from than some thousand
 _BATCH = 16
 _TOGETHER = 8  # objects of a picture, at most, that are learned from in a row
@@ -168,9 +168,7 @@ def train_localiser(
     head = [p for name, p in localiser.named_parameters() if not name.startswith("backbone.")]
     groups, rates = [{"params": head}, {"params": backbone}], [_RATE, _BACKBONE_RATE]
     optimizer = torch.optim.AdamW(groups, weight_decay=_DECAY)
-    crops = min(_EPOCHS * len(rows), _MOST_CROPS)
-    if told is not None:
-        crops = crops * _EPOCHS_AGAIN // _EPOCHS
+    crops = min(_EPOCHS * len(rows), _MOST_CROPS) // (1 if told is None else 2)
     steps = max(crops // _BATCH, 1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps + 1)
     order = _endless(annotations, rows, rng)

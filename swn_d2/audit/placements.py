@@ -12,7 +12,7 @@ from .appearance import as_tensor
 from .contrasts import Placements, rate
 from .evidence import place_decoys
 from .localiser import Localiser, new_localiser, train_localiser, windows_around
-from .misplaced_boxes import FEWEST_PICTURES, find_unexpected_boxes
+from .misplaced_boxes import FEWEST_PICTURES, find_unexpected_boxes, how_surely
 from .progress import Progress, silent
 from .surprise import Told
 
@@ -40,7 +40,8 @@ def gather_placements(
 
     Boxes are judged twice, if it can be said how many of them are badly placed: after the first
     time, each localiser learns on from what the others said of the boxes that it learns from, and
-    need not doubt all of them alike.
+    need not doubt all of them alike. What is taken is the judgement that tells decoys from
+    annotated boxes more surely: of a few objects, to learn on is too much.
 
     Args:
         model: one of Detectron2's detectors, with the backbone that a localiser starts from.
@@ -64,25 +65,31 @@ def gather_placements(
 
     def learn_and_judge(told: Told | None, learns: str, judge: str) -> Placements:
         for k, localiser in enumerate(localisers):
+            rows = np.flatnonzero(fold_of[annotations.image] != k)
             train_localiser(
-                *(localiser, model, annotations, np.flatnonzero(fold_of[annotations.image] != k)),
-                *(input_format, told),
-                seed=k,
+                *(localiser, model, annotations, rows, input_format, told),
+                seed=k if told is None else _FOLDS + k,
                 what=f"localiser {k + 1} of {_FOLDS} {learns}",
                 progress=progress,
             )
-        pictures = progress(annotations.by_picture(), f"localisers {judge}")
-        return _judge(localisers, fold_of, model, annotations, input_format, pictures)
+        seen = progress(annotations.by_picture(), f"localisers {judge}")
+        return _judge(localisers, fold_of, model, annotations, input_format, seen)
 
-    placements = learn_and_judge(
-        None, "learns what objects are, and where", "judge the annotations"
-    )
-    boxes = find_unexpected_boxes(placements, annotations.image)
+    first = learn_and_judge(None, "learns what objects are, and where", "judge the annotations")
+    if not _is_finite(first):
+        raise UserError(
+            "the localiser predicts values that are not finite (NaN): its training has diverged. "
+            "Give other weights, or leave the localisers out with --quick."
+        )
+    boxes = find_unexpected_boxes(first, annotations.image)
     if not boxes.share.is_known:
-        return placements
-    told = Told(torch.from_numpy(boxes.suspicion), torch.from_numpy(placements.near))
-    again = learn_and_judge(told, "learns on, boxes being doubted or not", "judge the boxes again")
-    return again._replace(log_probs=placements.log_probs)
+        return first
+    told = Told(torch.from_numpy(boxes.suspicion), torch.from_numpy(first.near))
+    second = learn_and_judge(told, "learns on from what the other says", "judge the boxes again")
+    surely = [how_surely(p, annotations.image) if _is_finite(p) else 0 for p in (first, second)]
+    if surely[1] < surely[0]:
+        return first
+    return second._replace(log_probs=first.log_probs)
 
 
 def _judge(
@@ -111,13 +118,11 @@ def _judge(
                 )
             )
     back = np.argsort(np.concatenate(order))
-    placements = Placements(*(np.concatenate(column)[back] for column in zip(*judged, strict=True)))
-    if not all(np.isfinite(column).all() for column in placements):
-        raise UserError(
-            "the localiser predicts values that are not finite (NaN): its training has diverged. "
-            "Give other weights, or leave the localisers out with --quick."
-        )
-    return placements
+    return Placements(*(np.concatenate(column)[back] for column in zip(*judged, strict=True)))
+
+
+def _is_finite(placements: Placements) -> bool:
+    return all(np.isfinite(column).all() for column in placements)
 
 
 def _placed(annotations: Annotations) -> np.ndarray:

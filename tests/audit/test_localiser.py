@@ -72,7 +72,6 @@ def model():
 def placements(scenes, model):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(localiser_module, "_EPOCHS", 16)  # of few objects, by a random backbone
-        patch.setattr(localiser_module, "_EPOCHS_AGAIN", 8)
         return gather_placements(model, scenes[0], "BGR")
 
 
@@ -98,7 +97,6 @@ def test_other_classes_are_found(scenes, placements):
 
 def test_nothing_else_changes_and_twice_is_the_same(scenes, model, monkeypatch):
     monkeypatch.setattr(localiser_module, "_EPOCHS", 1)
-    monkeypatch.setattr(localiser_module, "_EPOCHS_AGAIN", 1)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
     gone_through = []
@@ -114,10 +112,14 @@ def test_nothing_else_changes_and_twice_is_the_same(scenes, model, monkeypatch):
     assert not model.training
     learns = "localiser {} of 2 learns what objects are, and where"
     steps = NUM_PICTURES * PER_PICTURE // 2 // 16
-    assert gone_through[:3] == [
+    again = "localiser {} of 2 learns on from what the other says"
+    assert gone_through == [
         (learns.format(1), steps),
         (learns.format(2), steps),
         ("localisers judge the annotations", NUM_PICTURES),
+        (again.format(1), steps // 2),
+        (again.format(2), steps // 2),
+        ("localisers judge the boxes again", NUM_PICTURES),
     ]
     torch.rand(3)
     second = gather_placements(model, scenes[0], "BGR")
@@ -127,9 +129,10 @@ def test_nothing_else_changes_and_twice_is_the_same(scenes, model, monkeypatch):
 
 
 def test_no_localiser_judges_what_it_has_learned_from(scenes, model, monkeypatch):
-    data, learned, judged = scenes[0], {}, []
+    data, learned, judged, times = scenes[0], {}, [], []
 
     def note_learned(localiser, model, annotations, rows, *args, **kwargs):
+        times.append(localiser)
         train_localiser(localiser, model, annotations, rows, *args, **kwargs)
         learned.setdefault(localiser, set()).update(annotations.image[rows])
 
@@ -143,6 +146,7 @@ def test_no_localiser_judges_what_it_has_learned_from(scenes, model, monkeypatch
     monkeypatch.setattr(placements_module, "judge_placements", note_judged)
     gather_placements(model, data, "BGR")
     assert len(learned) > 1 and {image for _, image in judged} == set(range(NUM_PICTURES))
+    assert [times.count(localiser) for localiser in learned] == [2, 2]
     assert all(image not in learned[localiser] for localiser, image in judged)
 
 
@@ -376,37 +380,37 @@ def test_what_is_told_of_odd_boxes_can_be_learned_from():
     assert value.isfinite().all() and logits.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("mirrored", [False, True])
-def test_what_was_told_is_of_the_sides_of_a_mirror_image_too(scenes, model, monkeypatch, mirrored):
-    seen = []
+def test_what_was_told_is_of_the_boxes_that_are_shown_and_of_their_mirror_images(
+    scenes, model, monkeypatch
+):
+    data, seen = scenes[0], []
+    near = np.random.default_rng(0).random((len(data.ids), 4, 41), dtype=np.float32)
+    doubt = np.arange(len(data.ids)) / len(data.ids)
 
-    def note(log_probs, places, told):
+    def note_shown(boxes, rng):
+        windows = windows_around(boxes, rng)
+        seen.append([(data.boxes == box).all(axis=1).argmax() for box in boxes])
+        return windows
+
+    def note_told(log_probs, places, told):
         seen.append((places, told))
         return surprise_of_told(log_probs, places, told)
 
-    class Coin:
-        """Random numbers, but for which crops are mirrored."""
-
-        def __init__(self, seed):
-            self.rng = np.random.Generator(np.random.PCG64(seed))
-
-        def random(self, size):
-            return np.full(size, 0.0 if mirrored else 1.0)
-
-        def __getattr__(self, name):
-            return getattr(self.rng, name)
-
-    monkeypatch.setattr(localiser_module, "_MOST_CROPS", 32)
-    monkeypatch.setattr(localiser_module, "surprise_of_told", note)
-    monkeypatch.setattr(localiser_module.np.random, "default_rng", Coin)
-    near = torch.arange(4 * 41.0).reshape(1, 4, 41).repeat(160, 1, 1)
-    rows = np.arange(160)
-    localiser = new_localiser(model, 2, seed=0)
-    doubt = torch.linspace(0, 1, 160)
-    train_localiser(localiser, model, scenes[0], rows, "BGR", Told(doubt, near), seed=0)
-    ((_, told),) = seen
-    expected = mirror_sides(near[:16]) if mirrored else near[:16]
-    assert told.near.equal(expected) and 1 < len(told.doubt.unique())
+    monkeypatch.setattr(localiser_module, "_MOST_CROPS", 64)
+    monkeypatch.setattr(localiser_module, "windows_around", note_shown)
+    monkeypatch.setattr(localiser_module, "surprise_of_told", note_told)
+    all_of_it = Told(torch.from_numpy(doubt), torch.from_numpy(near))
+    localiser, rows = new_localiser(model, 2, seed=0), np.arange(len(data.ids))
+    train_localiser(localiser, model, data, rows, "BGR", all_of_it, seed=0)
+    assert len(seen) == 4  # of two batches
+    mirrored = []
+    for shown, (_, told) in zip(seen[::2], seen[1::2], strict=True):
+        assert told.doubt.tolist() == pytest.approx(doubt[shown])
+        for of_box, row in zip(told.near, shown, strict=True):
+            upright = torch.from_numpy(near[row])
+            mirrored.append(not of_box.equal(upright))
+            assert not mirrored[-1] or of_box.equal(mirror_sides(upright[None])[0])
+    assert 0 < sum(mirrored) < len(mirrored)
 
 
 def test_sides_in_a_mirror_image():
@@ -415,36 +419,54 @@ def test_sides_in_a_mirror_image():
     assert mirrored[0].tolist() == [[8, 7, 6], [3, 4, 5], [2, 1, 0], [9, 10, 11]]
 
 
-def test_each_localiser_learns_on_from_what_the_other_one_says(scenes, model, monkeypatch):
-    """Of what it learns from itself it is told by who has not learned from that; and where nobody
-    can say how many boxes are badly placed, there is no second time."""
-    data, taught = scenes[0], []
+@pytest.mark.parametrize("second", ["surer", "less sure", "diverged"])
+def test_each_localiser_learns_on_from_what_the_other_one_says(scenes, model, monkeypatch, second):
+    """Of what it learns from itself it is told by who has not learned from that."""
+    data, taught, found = scenes[0], [], []
 
-    def note(localiser, model, annotations, rows, input_format, told, **_):
-        taught.append((localiser, rows, told))
+    def note(localiser, model, annotations, rows, input_format, told, *, seed, **_):
+        taught.append((localiser, rows, told, seed))
 
     def judge(localiser, picture, placed, classes, rng):
-        which = float(localiser is taught[0][0])
+        """Decoys are told from annotated boxes, more surely or less so in the second round."""
+        which, is_second = float(localiser is taught[0][0]), len(taught) > 2
         n, near = len(placed), np.full((len(placed), 4, 41), which, np.float32)
-        good = placed[:, :1] == placed  # and decoys are told from annotated boxes
+        sure = (0.5 if second == "less sure" else 2.0) if is_second else 1.0
+        contrasts = rng.normal(size=placed.shape) + sure * (placed[:, :1] == placed)
+        if second == "diverged" and is_second:
+            contrasts *= np.nan
         log_probs = np.full((n, 2), -which - len(taught), np.float32)
-        return Placements(good.astype(np.float32), near, placed[:, 0], log_probs)
+        return Placements(contrasts, near, placed[:, 0] + is_second, log_probs)
+
+    def find(*args):
+        found.append(find_unexpected_boxes(*args))
+        return found[-1]
 
     monkeypatch.setattr(placements_module, "train_localiser", note)
     monkeypatch.setattr(placements_module, "judge_placements", judge)
+    monkeypatch.setattr(placements_module, "find_unexpected_boxes", find)
     result = gather_placements(model, data, "BGR")
-    assert [told is None for *_, told in taught] == [True, True, False, False]
-    for k, (localiser, rows, told) in enumerate(taught[2:]):
+    assert [told is None for _, _, told, _ in taught] == [True, True, False, False]
+    assert len({seed for *_, seed in taught}) == 4  # in another order, in other windows
+    for k, (localiser, rows, told, _) in enumerate(taught[2:]):
         assert localiser is taught[k][0] and (rows == taught[k][1]).all()
-        assert told.near[rows].eq(1 - (k == 0)).all() and len(told.doubt) == len(data.ids)
-    # Classes stay as they were told before, with half of the objects told by each.
+        assert told.near[rows].eq(1 - (k == 0)).all()
+        assert (told.doubt.numpy() == found[0].suspicion).all() and told.doubt.std() > 0
+    # Boxes as the surer ones say, and classes as they were told first, by each of half of them.
+    assert (result.located == data.boxes + (second == "surer")).all()
     assert sorted(np.unique(result.log_probs)) == [-3, -2]
 
-    del taught[:]
-    monkeypatch.setattr(placements_module, "find_unexpected_boxes", lambda *_: unknown)
+
+def test_where_it_can_not_be_told_how_many_are_badly_placed_there_is_no_second_round(
+    scenes, model, monkeypatch
+):
+    data, taught = scenes[0], []
     unknown = MisplacedBoxes.unknown(data.boxes)
-    gather_placements(model, data, "BGR")
-    assert len(taught) == 2
+    monkeypatch.setattr(localiser_module, "_MOST_CROPS", 1)
+    monkeypatch.setattr(placements_module, "find_unexpected_boxes", lambda *_: unknown)
+    progress = lambda items, what: taught.append(what) or items  # noqa: E731
+    gather_placements(model, data, "BGR", progress=progress)
+    assert len(taught) == 3
 
 
 def test_an_object_of_another_class_teaches_little():
