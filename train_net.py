@@ -101,6 +101,8 @@ def argument_parser():
     parser = default_argument_parser()
     add_own_arguments(parser)
     add_debug_argument(parser)
+    # A port that is free: Detectron2's is the same for all trainings of a user.
+    parser.set_defaults(dist_url="auto")
     parser.set_defaults(is_restart=False)  # else that of a training without --resume
     return parser
 
@@ -130,7 +132,13 @@ if __name__ == "__main__":
             num_processes_per_machine=args.num_gpus,
             num_machines=args.num_machines,
             machine_rank=args.machine_rank,
+            is_placed=place is not None,
         )
+        if place is None and args.num_machines > 1 and args.dist_url == "auto":
+            raise UserError(
+                "--num-machines is more than 1, so say where the machines meet: --dist-url "
+                "tcp://HOST:PORT, of the first one and a free port there, the same on all of them."
+            )
         note_start(os.environ)
         launch(
             main,

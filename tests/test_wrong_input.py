@@ -159,6 +159,7 @@ ARGUMENTS = {
     "SOLVER.BASE_LR 0.1 --resume": "--resume stands behind & : --resume ... SOLVER.BASE_LR 0.1",
     "SOLVER.BASE_LR.X 1": "no config key SOLVER.BASE_LR.X & mean SOLVER.BASE_LR",
     "SOLVER 1": "SOLVER is 1 & a section",
+    "--num-machines 2 OUTPUT_DIR new": "say where the machines meet: --dist-url tcp://HOST:PORT",
     "--num-machines 2 --machine-rank 2": "--machine-rank is 2 & less than --num-machines",
     "--machine-rank -1": "--machine-rank is -1",
     "--register-coco x https://nowhere.invalid/x.json digits": "is a URL",

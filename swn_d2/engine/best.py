@@ -1,6 +1,7 @@
 """The detector with the best AP of a training's evaluations, kept beside its checkpoints."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -28,6 +29,7 @@ class Best:
     metric: str
     value: float
     iteration: int
+    data_sets: list[str] | None = None  # which older files do not have
 
 
 def read_best(folder: str | Path) -> Best | None:
@@ -56,14 +58,25 @@ class BestCheckpoint(HookBase):
     that of the first by name.
     """
 
-    def __init__(self, checkpointer: SafeCheckpointer):
-        self._checkpointer = checkpointer
+    def __init__(self, checkpointer: SafeCheckpointer, data_sets: Sequence[str]):
+        """
+        Args:
+            data_sets: which are evaluated; one that was the best on others is none.
+        """
+        self._checkpointer, self._data_sets = checkpointer, list(data_sets)
         self._best: Best | None = None
         self._seen = None
 
     def before_train(self) -> None:
         if self.trainer.start_iter > 0:
             self._best = read_best(self._checkpointer.save_dir)
+            before = self._best and self._best.data_sets
+            if before not in (None, self._data_sets):
+                _logger.info(
+                    f"{BEST} was the best on {', '.join(before)}; from here on it is that on "
+                    f"{', '.join(self._data_sets)}."
+                )
+                self._best = None
 
     def after_step(self) -> None:
         # Where DefaultTrainer leaves what each evaluation gives.
@@ -76,7 +89,7 @@ class BestCheckpoint(HookBase):
         # NaN, where nothing was detected, is not more.
         if metric and flat[metric] > (self._best.value if self._best else -1):
             iteration = min(self.trainer.iter, self.trainer.max_iter - 1)  # one more at the end
-            self._best = Best(metric, float(flat[metric]), iteration)
+            self._best = Best(metric, float(flat[metric]), iteration, self._data_sets)
             self._checkpointer.save_best(best=asdict(self._best))
             _logger.info(
                 f"The best so far, kept as {BEST}: {metric} {self._best.value:.2f} after "

@@ -11,12 +11,12 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_HEADS
 
 from ..config import num_classes
 from ..data import check_datasets
+from ..data.proposals import check_are_of_the_data, read_proposal_ids
 from ..data.sample_weights import WEIGHTS_ARE, is_sample_weight, without_weights
 from ..errors import UserError, phase
 from ..modeling.inference import Suppression
 from ..modeling.timm_backbone import check_timm_config
 from ..own.notes import REGISTERED, check_learned_classes
-from ..pickled_arrays import read_pickled_arrays
 from ..recording import RECORDING, SNAPSHOTS
 from ..weighting import build_sample_weighter
 from ..weighting.checks import check
@@ -60,6 +60,7 @@ def check_run(
     num_processes_per_machine: int = 1,
     num_machines: int = 1,
     machine_rank: int = 0,
+    is_placed: bool = False,
 ) -> None:
     """Raise a :class:`UserError` for what would fail, or destroy something, later in the run.
 
@@ -67,26 +68,43 @@ def check_run(
         cfg: the run's config.
         eval_only, resume, num_processes_per_machine, num_machines, machine_rank: from the command
             line.
+        is_placed: a cluster's launcher has started the processes, and may have each see its own GPU
+            only.
     """
     key = "DATASETS.TEST" if eval_only else "DATASETS.TRAIN"
     if not (cfg.DATASETS.TEST if eval_only else cfg.DATASETS.TRAIN):
         raise UserError(f"{key} is empty: give a --config-file, or {key} \"('NAME',)\".")
     with phase("checking the config"):
         check_values(cfg)
-        _check_processes(cfg, eval_only, num_processes_per_machine, num_machines, machine_rank)
+        numbers = num_processes_per_machine, num_machines, machine_rank
+        _check_processes(cfg, eval_only, *numbers, is_placed=is_placed)
         _check_masks_and_keypoints(cfg, eval_only)
         check_detector(cfg)
         _check_files(cfg, eval_only, resume)
     with phase("checking the data sets"):
         categories = check_datasets(cfg, eval_only=eval_only)
+        if cfg.MODEL.LOAD_PROPOSALS:
+            for is_train in _are_train(eval_only):
+                check_are_of_the_data(cfg, is_train=is_train)
         if eval_only:
             check_learned_classes(os.path.dirname(cfg.MODEL.WEIGHTS), categories)
         elif resume and last_checkpoint(cfg.OUTPUT_DIR):
             check_learned_classes(cfg.OUTPUT_DIR, categories)
 
 
+def _are_train(eval_only: bool) -> tuple[bool, ...]:
+    """Whether the data sets are to train on, of all data sets that the run needs."""
+    return (False,) if eval_only else (True, False)
+
+
 def _check_processes(
-    cfg, eval_only: bool, num_processes_per_machine: int, num_machines: int, machine_rank: int
+    cfg,
+    eval_only: bool,
+    num_processes_per_machine: int,
+    num_machines: int,
+    machine_rank: int,
+    *,
+    is_placed: bool,
 ):
     if num_processes_per_machine < 1 or num_machines < 1:
         raise UserError("--num-gpus and --num-machines must be at least 1.")
@@ -96,7 +114,8 @@ def _check_processes(
             f"--num-machines, which is {num_machines}."
         )
     num_gpus = torch.cuda.device_count()
-    if cfg.MODEL.DEVICE != "cpu" and num_processes_per_machine > num_gpus:
+    has_own = is_placed and num_gpus == 1
+    if cfg.MODEL.DEVICE != "cpu" and num_processes_per_machine > num_gpus and not has_own:
         raise UserError(
             f"--num-gpus is {num_processes_per_machine}, but this machine has {num_gpus}."
         )
@@ -235,9 +254,8 @@ def _check_files(cfg, eval_only: bool, resume: bool):
     if eval_only or not (resume and last_checkpoint(cfg.OUTPUT_DIR)):  # else not looked at
         check_weights(cfg)
     if cfg.MODEL.LOAD_PROPOSALS:
-        training = () if eval_only else cfg.DATASETS.PROPOSAL_FILES_TRAIN
-        for file in (*training, *cfg.DATASETS.PROPOSAL_FILES_TEST):
-            read_pickled_arrays(file)  # Detectron2 would run the code in it
+        for is_train in _are_train(eval_only):
+            read_proposal_ids(cfg, is_train=is_train)
 
 
 def check_weights(cfg) -> None:

@@ -253,7 +253,7 @@ class SWNTrainer(DefaultTrainer):
         around.append(StopOnSignal(self._save_between, lambda: self.resume_command))
         ret = [hook for hook in ret if hook not in around]
         where = next(i for i, hook in enumerate(ret) if isinstance(hook, hooks.EvalHook))
-        after = [BestCheckpoint(self.checkpointer)]
+        after = [BestCheckpoint(self.checkpointer, self.cfg.DATASETS.TEST)]
         if not (self.cfg.TEST.EVAL_PERIOD > 0 and comm.is_main_process()):
             after = []
         return ret[:where] + around + ret[where : where + 1] + after + ret[where + 1 :]
@@ -273,8 +273,16 @@ class SWNTrainer(DefaultTrainer):
             UserError: ``OUTPUT_DIR`` holds a run, which is not resumed.
         """
         check_output_dir(self.cfg.OUTPUT_DIR, resume=self._resumes)
+        if self.start_iter > self.max_iter:
+            raise UserError(
+                f"the run in {self.cfg.OUTPUT_DIR} has done {self.start_iter} iterations already; "
+                f"SOLVER.MAX_ITER, {self.max_iter}, counts from its start, so give a larger one."
+            )
         comm.synchronize()  # what one process now writes is no other run to the others
-        write_config(self.cfg, eval_only=False)
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.SEED = self._seed
+        write_config(cfg, eval_only=False)
         if isinstance(self.data_loader, TrainStream):
             num_pictures, solver = self.data_loader.num_images, self.cfg.SOLVER
             _logger.info(length_in_words(solver.MAX_ITER, solver.IMS_PER_BATCH, num_pictures))
@@ -389,5 +397,12 @@ class SWNTrainer(DefaultTrainer):
         self._seed = state_dict.get("seed", self._seed)  # which older checkpoints do not have
         if 0 <= self.cfg.SEED != self._seed:
             _logger.warning(f"The run goes on with its SEED {self._seed}, not {self.cfg.SEED}.")
+        asked = self._trainer.optimizer.settings()
         TrainerBase.load_state_dict(self, state_dict)
         self._trainer.load_state_dict(state)
+        if changed := self._trainer.optimizer.change(asked):
+            for hook in self._hooks:
+                if isinstance(hook, hooks.LRScheduler):
+                    groups = self._trainer.optimizer.param_groups
+                    hook.scheduler.base_lrs = [group["initial_lr"] for group in groups]
+            _logger.info(f"From here on the run has another {', '.join(changed)}.")

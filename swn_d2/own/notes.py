@@ -9,8 +9,9 @@ imported; never code, and nothing in it is run::
        "cats_train": {"format": "coco", "classes": ["cat", "kitten"], "paths": {
          "annotations": {"absolute": "/data/cats/train.json", "given": "cats/train.json"},
          "images": {"absolute": "/data/cats/images", "given": "cats/images"}}},
-       "cells_train": {"format": "voc", "split": "train", "classes": ["RBC", "WBC"], "paths": {
-         "folder": {"absolute": "/data/cells", "given": "cells"}}}}}
+       "cells_train": {"format": "voc", "split": "train", "year": 2012,
+         "classes": ["RBC", "WBC"], "paths": {
+           "folder": {"absolute": "/data/cells", "given": "cells"}}}}}
 
 ``learned`` are the classes of a training, which evaluations may follow on other data. A path is
 looked for where it was, from whichever folder; and else, where a whole project has moved,
@@ -77,7 +78,8 @@ def note_own(folder: str | Path, cfg: CfgNode, *, is_training: bool = False) -> 
 def _describe(name: str, origin: Origin) -> dict[str, Any]:
     metadata = MetadataCatalog.get(name)
     if metadata.evaluator_type == VOC_EVALUATOR_TYPE:
-        kind, paths, more = "voc", (metadata.dirname,), {"split": metadata.split}
+        kind, paths = "voc", (metadata.dirname,)
+        more = {"split": metadata.split, "year": metadata.year}
     else:
         kind, paths, more = "coco", (metadata.json_file, metadata.image_root), {}
     classes = metadata.get("thing_classes")
@@ -181,7 +183,8 @@ def _recall(name: str, entry: dict[str, Any], folder: str) -> None:
         register_coco(name, *places, origin=origin)
         MetadataCatalog.get(name).thing_classes = entry["classes"]
     else:
-        register_voc(name, *places, entry["split"], entry["classes"], origin=origin)
+        year = entry.get("year", 2012)  # as of earlier versions, which did not note it
+        register_voc(name, *places, entry["split"], entry["classes"], year=year, origin=origin)
 
 
 def _find(what: str, path: dict[str, str]) -> str | None:

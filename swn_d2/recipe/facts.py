@@ -73,7 +73,11 @@ class Facts:
             f"  objects of {small:.0f} to {large:.0f} % of the picture's shorter side, "
             f"most of about {usual:.0f} %",
             f"  classes ({len(self.classes)}): "
-            + ", ".join(f"{name} {count:,}" for name, count in self.classes),
+            # Some characters that can't be printed would end the comment that this may become.
+            + ", ".join(
+                f"{name if name.isprintable() else ascii(name)} {count:,}"
+                for name, count in self.classes
+            ),
         ]
         return "\n".join(lines)
 

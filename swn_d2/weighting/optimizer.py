@@ -57,6 +57,29 @@ class JointOptimizer(Optimizer):
     def state_dict(self) -> dict[str, Any]:
         return {name: member.state_dict() for name, member in self.members.items()}
 
+    def settings(self) -> list[dict[str, Any]]:
+        """Of each group, all but its parameters."""
+        return [{k: v for k, v in group.items() if k != "params"} for group in self.param_groups]
+
+    def change(self, settings: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Give every group other settings, as :meth:`settings` gave them; the learning rate changes
+        as its start, ``initial_lr``, does.
+
+        Returns:
+            The names of those that are different now.
+        """
+        changed = {}
+        for group, new in zip(self.param_groups, settings, strict=True):
+            before, after = group.get("initial_lr"), new.get("initial_lr")
+            if before and after is not None and before != after:
+                group["lr"] *= after / before
+            for key, value in new.items():
+                if key != "lr" and group.get(key) != value:
+                    if key in group:  # else another version of torch wrote it
+                        changed["lr" if key == "initial_lr" else key] = value
+                    group[key] = value
+        return list(changed)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if set(state_dict) != set(self.members):
             raise UserError(

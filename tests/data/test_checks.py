@@ -658,3 +658,78 @@ def test_sound_weights(own, train_cfg, caplog):
     train_cfg.MODEL.ROI_HEADS.NAME = "SWNROIHeads"
     check_datasets(train_cfg)
     assert caplog.records == []
+
+
+def test_what_an_evaluation_of_voc_stops_at(voc, train_cfg):
+    train_cfg.DATASETS.TEST = ("own_voc",)
+    listing = voc / "ImageSets" / "Main" / "train.txt"
+    listing.write_text(listing.read_text() + "\n")
+    assert "has an empty line, at which an evaluation stops" in message_for(train_cfg)
+    train_cfg.DATASETS.TEST = ()
+    check_datasets(train_cfg)  # a training reads the words
+    listing.write_text("000005\n0#7\n")
+    assert "names 0#7, whose name is cut at the #" in message_for(train_cfg)
+
+
+def test_a_class_of_voc_with_a_slash(tmp_path, train_cfg, clean_catalog):
+    root = write_voc(tmp_path, {"1": [voc_object("n/a")], "2": []})
+    register_voc("slash", root, "train", ["n/a"])
+    train_cfg.MODEL.ROI_HEADS.NUM_CLASSES = 1
+    train_cfg.DATASETS.TRAIN = ("slash",)
+    check_datasets(train_cfg)
+    train_cfg.DATASETS.TEST = ("slash",)
+    assert "the class 'n/a' has a slash in its name" in message_for(train_cfg)
+
+
+def test_keypoints_that_a_detector_of_keypoints_learns(own, train_cfg):
+    train_cfg.MODEL.KEYPOINT_ON = True
+    train_cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = 3
+    assert 'a "keypoints" that is not of 9 numbers' in message_for(train_cfg)
+    objects = own.content["annotations"]
+    for annotation in objects:
+        annotation["keypoints"] = [1, 2, 2] * 3
+    objects[0]["iscrowd"] = 1
+    del objects[0]["keypoints"]
+    own.save()
+    check_datasets(train_cfg)
+    train_cfg.DATASETS.TEST = ("own",)
+    assert 'no "num_keypoints"' in message_for(train_cfg)
+    objects[1]["keypoints"] = [1, 2, 2]
+    own.save()
+    train_cfg.DATASETS.TEST = ()
+    assert f"(1 in all): annotation {objects[1]['id']}" in message_for(train_cfg)
+
+
+def test_a_mask_is_made_with_as_many_pixels_as_a_picture_has(own, train_cfg):
+    for image in own.content["images"]:
+        image["width"] = float(image["width"])
+    own.save()
+    check_datasets(train_cfg)
+    train_cfg.MODEL.MASK_ON = True
+    train_cfg.INPUT.MASK_FORMAT = "bitmask"
+    assert "must be positive whole numbers of pixels" in message_for(train_cfg)
+
+
+def test_a_name_twice(own, train_cfg):
+    train_cfg.DATASETS.TEST = ("own", "own")
+    assert "DATASETS.TEST has a name twice: own, own" in message_for(train_cfg)
+
+
+@pytest.mark.parametrize(
+    "key, told", [("box_weight", "a box_weight of 0 throughout"), (None, "no annotation to train")]
+)
+def test_what_one_data_set_lacks_another_may_have(own, train_cfg, key, told):
+    content = {**own.content, "annotations": [dict(a) for a in own.content["annotations"]]}
+    if key is None:
+        content["annotations"] = []
+    for annotation in content["annotations"]:
+        annotation[key] = 0
+    without = own.file.with_name("without.json")
+    without.write_text(json.dumps(content))
+    register_coco("without", str(without), str(own.images))
+    train_cfg.MODEL.ROI_HEADS.NAME = "SWNROIHeads"
+    train_cfg.DATASETS.TRAIN = ("own", "without")
+    check_datasets(train_cfg)
+    for names in (("without",), ("without", "without")):
+        train_cfg.DATASETS.TRAIN = names
+        assert told in message_for(train_cfg)

@@ -50,7 +50,7 @@ def test_it_is_that_of_the_best_evaluation(training_opts, tmp_path, aps, best):
     trainer, keep = GivenTrainer(cfg), Keep()
     trainer.register_hooks([keep])
     trainer.train()
-    assert read_best(folder) == Best("bbox/AP", 3.0, iteration := 2 * best + 1)
+    assert read_best(folder) == Best("bbox/AP", 3.0, iteration := 2 * best + 1, ["few_digits_val"])
     saved = torch.load(folder / BEST, weights_only=True)
     assert set(saved) == {"model", "best"}
     for name, value in keep.of_iteration[iteration].items():
@@ -84,7 +84,7 @@ class Evaluated:
 
 @pytest.fixture
 def hook(tmp_path):
-    hook = BestCheckpoint(SafeCheckpointer(torch.nn.Linear(1, 1), str(tmp_path)))
+    hook = BestCheckpoint(SafeCheckpointer(torch.nn.Linear(1, 1), str(tmp_path)), ["a"])
     hook.trainer = Evaluated()
     return hook
 
@@ -96,11 +96,11 @@ def test_more_is_better_and_the_same_is_not(hook, tmp_path):
         hook.after_step()
         hook.after_step()  # an iteration without an evaluation
         seen.append(read_best(tmp_path))
-    second, third = Best("bbox/AP", 1.0, 19), Best("bbox/AP", 3.0, 29)
+    second, third = Best("bbox/AP", 1.0, 19, ["a"]), Best("bbox/AP", 3.0, 29, ["a"])
     assert seen == [None, second, third, third, third]
     hook.trainer.evaluate(100, {"bbox": {"AP": 4.0}})
     hook.after_train()
-    assert read_best(tmp_path) == Best("bbox/AP", 4.0, 99)
+    assert read_best(tmp_path) == Best("bbox/AP", 4.0, 99, ["a"])
 
 
 @pytest.mark.parametrize(
@@ -129,12 +129,27 @@ def test_a_run_that_is_resumed_keeps_what_was_better(hook, tmp_path):
     hook.after_step()
     assert read_best(tmp_path).iteration == 19
     # A run that begins anew does not look at what another left.
-    hook = BestCheckpoint(hook._checkpointer)
+    hook = BestCheckpoint(hook._checkpointer, ["a"])
     hook.trainer = Evaluated()
     hook.before_train()
     hook.trainer.evaluate(9, {"bbox": {"AP": 2.0}})
     hook.after_step()
     assert read_best(tmp_path).iteration == 9
+
+
+def test_what_was_the_best_on_other_data_is_not_compared(hook, tmp_path):
+    hook.trainer.evaluate(19, {"bbox": {"AP": 60.0}})
+    hook.after_step()
+    for data_sets, iteration in ((["a"], 19), (["b"], 39), (["a", "b"], 39)):
+        hook = BestCheckpoint(hook._checkpointer, data_sets)
+        hook.trainer = Evaluated()
+        hook.trainer.start_iter = 30
+        hook.before_train()
+        hook.trainer.evaluate(39, {"bbox": {"AP": 40.0}})
+        hook.after_step()
+        assert read_best(tmp_path) == Best(
+            "bbox/AP", 60.0 if iteration == 19 else 40.0, iteration, data_sets
+        )
 
 
 def test_what_is_no_best_detector_is_one_sentence(hook, tmp_path):

@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from detectron2.data import DatasetCatalog
 
 from swn_d2.data import load_training_set
 from swn_d2.engine import SWNTrainer, check_run, setup
@@ -209,8 +210,8 @@ def test_proposals_run_no_code(tmp_path, eval_only):
     cfg = tiny_config(
         *("DATASETS.TRAIN", ("missing",), "DATASETS.TEST", ("missing",)),
         *("MODEL.LOAD_PROPOSALS", True, "OUTPUT_DIR", str(tmp_path / "run")),
-        *("DATASETS.PROPOSAL_FILES_TEST" if eval_only else "DATASETS.PROPOSAL_FILES_TRAIN",),
-        (str(file),),
+        *("DATASETS.PROPOSAL_FILES_TEST", (str(file),)),
+        *("DATASETS.PROPOSAL_FILES_TRAIN", (str(file),)),
     )
     cfg.MODEL.WEIGHTS = __file__
     boxes = [np.zeros((2, 4), np.float32)]
@@ -218,7 +219,8 @@ def test_proposals_run_no_code(tmp_path, eval_only):
         ([Call(os.mkdir, str(made))], "proposals.pkl asks for 'posix.mkdir'"),
         ([1], "no data set named missing"),
     ):
-        file.write_bytes(pickle.dumps({"ids": ids, "boxes": boxes, "bbox_mode": 0}))
+        content = {"ids": ids, "boxes": boxes, "objectness_logits": [np.zeros(2)], "bbox_mode": 0}
+        file.write_bytes(pickle.dumps(content))
         with pytest.raises(UserError, match=message):
             check_run(cfg, eval_only=eval_only, resume=False)
         if ids != [1]:  # in a script, too, which may not have checked the run
@@ -226,3 +228,37 @@ def test_proposals_run_no_code(tmp_path, eval_only):
             with pytest.raises(UserError, match=message):
                 load(*(cfg, "missing") if eval_only else (cfg,))
     assert not made.exists()
+
+
+def test_proposals_are_of_the_data(scenes, tmp_path, training_opts):
+    file, one = tmp_path / "proposals.pkl", [np.zeros((2, 4))]
+    cfg = tiny_config(*training_opts, "MODEL.LOAD_PROPOSALS", True)
+    ids = [
+        record["image_id"]
+        for name in ("few_digits_train", "few_digits_val")
+        for record in DatasetCatalog.get(name)
+    ]
+    whole = {"indexes": ids, "boxes": one * len(ids), "scores": [np.zeros(2)] * len(ids)}
+    for content, number, message in (
+        (whole, 0, "PROPOSAL_FILES_TRAIN 0 files; give one for each"),
+        ({**whole, "scores": None}, 1, "no 'objectness_logits'"),
+        ({**whole, "boxes": one}, 1, "as many ids as boxes"),
+        ({**whole, "indexes": [-1] * len(ids)}, 1, "are none of its images: .* the id"),
+        (whole, 1, None),
+    ):
+        file.write_bytes(pickle.dumps(content))
+        for which in ("TRAIN", "TEST"):
+            cfg.DATASETS[f"PROPOSAL_FILES_{which}"] = (str(file),) * number
+        if message is None:
+            check_run(cfg, eval_only=False, resume=False)
+            continue
+        with pytest.raises(UserError, match=message):
+            check_run(cfg, eval_only=False, resume=False)
+
+
+@pytest.mark.parametrize("is_placed", [False, True])
+def test_a_cluster_may_show_each_process_its_own_gpu(tmp_path, monkeypatch, is_placed):
+    monkeypatch.setattr(setup.torch.cuda, "device_count", lambda: 1)
+    how = {"resume": False, "num_processes_per_machine": 2, "is_placed": is_placed}
+    said = check_output(tmp_path, "MODEL.DEVICE", "cuda", "SOLVER.IMS_PER_BATCH", 2, **how)
+    assert ("this machine has 1" in said) != is_placed

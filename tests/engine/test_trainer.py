@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import resource
 import signal
 from pathlib import Path
@@ -124,6 +125,45 @@ def test_in_a_script_it_makes_its_folder_and_writes_over_no_run(training_opts, s
     (folder.parent / "file").touch()
     with pytest.raises(UserError, match="cannot make OUTPUT_DIR .*file/run"):
         SWNTrainer(tiny_config(*training_opts, "OUTPUT_DIR", str(folder.parent / "file" / "run")))
+
+
+def test_resumed_with_other_rates(tmp_path, caplog):
+    first = train(given_batches_config(tmp_path), resume=False, until=4)
+    before = first._trainer.optimizer.settings()
+    opts = ["SOLVER.BASE_LR", 1e-5, "SOLVER.SWN.BASE_LR", 0.05, "SOLVER.WEIGHT_DECAY", 0.0]
+    with caplog.at_level("INFO", "swn_d2"):
+        second = train(given_batches_config(tmp_path, *opts), resume=True)
+    (told,) = re.findall("From here on the run has another (.*)", caplog.text)
+    assert set(told.rstrip(".").split(", ")) == {"lr", "weight_decay"}
+    expected = train(given_batches_config(tmp_path / "anew", *opts), resume=False)
+    settings = [t._trainer.optimizer.settings() for t in (second, expected)]
+    assert settings[0] == settings[1] != before
+    # And those of the first iteration after it, too.
+    third = GivenBatches(given_batches_config(tmp_path, *opts, "SOLVER.BASE_LR", 2e-5))
+    third.resume_or_load(resume=True)
+    rates = [t._trainer.optimizer.param_groups[0]["lr"] for t in (second, third)]
+    assert rates[1] == pytest.approx(2 * rates[0])
+    caplog.clear()
+    with caplog.at_level("INFO", "swn_d2"):
+        GivenBatches(given_batches_config(tmp_path, *opts)).resume_or_load(resume=True)
+    assert "From here on" not in caplog.text
+
+
+def test_a_length_that_the_run_has_passed(tmp_path):
+    train(given_batches_config(tmp_path), resume=False, until=4)
+    config = (tmp_path / "config.yaml").read_bytes()
+    with pytest.raises(UserError, match="has done 4 iterations already; SOLVER.MAX_ITER, 3,"):
+        opts = ["SOLVER.MAX_ITER", 3, "SOLVER.STEPS", (2,)]
+        train(given_batches_config(tmp_path, *opts), resume=True)
+    assert (tmp_path / "config.yaml").read_bytes() == config
+
+
+def test_the_seed_that_was_drawn_is_in_the_config(tmp_path):
+    trainer = train(given_batches_config(tmp_path), resume=False, until=1)
+    assert trainer.cfg.SEED < 0 <= trainer._seed
+    assert load_config(str(tmp_path / "config.yaml")).SEED == trainer._seed
+    train(given_batches_config(tmp_path, "SEED", 7, "SOLVER.MAX_ITER", 2), resume=True)
+    assert load_config(str(tmp_path / "config.yaml")).SEED == trainer._seed
 
 
 def test_the_learning_rate_that_is_reported_is_the_detectors(training_opts):

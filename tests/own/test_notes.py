@@ -77,6 +77,21 @@ def test_names_and_classes_are_known_again(here, tmp_path, monkeypatch):
     assert MetadataCatalog.get("own_pets").split == "train"
 
 
+def test_whose_ap_a_voc_data_set_has_is_known_again(here):
+    register_voc("own_pets", "pets", "train", CLASSES, year=2007)
+    note_own("run", tiny_config("DATASETS.TRAIN", ("own_pets",)))
+    file = here / "run" / REGISTERED
+    forget()
+    recall("run")
+    assert MetadataCatalog.get("own_pets").year == 2007
+    content = json.loads(file.read_text())
+    del content["data_sets"]["own_pets"]["year"]  # as an earlier version wrote it
+    file.write_text(json.dumps(content))
+    forget()
+    recall("run")
+    assert MetadataCatalog.get("own_pets").year == 2012
+
+
 def test_classes_that_a_run_has_not_learned(here):
     annotations, images = files()
     register_coco("own_digits", annotations, images)
@@ -128,6 +143,7 @@ def test_what_it_looks_like(here):
     assert pets == {
         "format": "voc",
         "split": "train",
+        "year": 2012,
         "classes": list(CLASSES),
         "paths": {"folder": {"absolute": str(here / "pets"), "given": "pets"}},
     }

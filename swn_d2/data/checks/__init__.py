@@ -2,7 +2,7 @@
 
 One module for each thing that can be wrong; the imports go one way, from the first to the last:
 ``datasets``, ``coco`` and ``voc``, ``annotations``, ``boxes``, ``masks``, ``pictures``,
-``sampling``.
+``sampling``, ``checked``.
 """
 
 from .datasets import check_data, check_datasets

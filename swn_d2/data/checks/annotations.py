@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 def check_annotations(
     cfg: CfgNode, file: str, content: dict, *, is_train: bool, is_test: bool
-) -> None:
+) -> dict[str, str]:
     """Check what COCO-format annotations refer to, their boxes, masks and, for training, weights.
 
     What Detectron2 drops or clips in training is only counted in a warning.
@@ -45,17 +45,22 @@ def check_annotations(
         is_train: the data set is trained on.
         is_test: the data set is evaluated on.
 
+    Returns:
+        What there is nothing of to train on, though another data set may have it -> a sentence that
+        says so.
+
     Raises:
         UserError: all faults, each with the first annotations that have it; or nothing is left to
-            train on.
+            evaluate on.
     """
     annotations = content["annotations"]
     sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
     categories = {category["id"] for category in content["categories"]}
     use = MaskUse(cfg, is_train=is_train, is_test=is_test)
+    num_keypoints = cfg.MODEL.KEYPOINT_ON and cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
     faults = defaultdict(list)
     for annotation in annotations:
-        fault = _fault(annotation, sizes, categories, use)
+        fault = _fault(annotation, sizes, categories, use, num_keypoints)
         if fault is None and is_test:
             fault = _id_fault(annotation) or _area_fault(annotation)
         if fault is None and is_train:
@@ -70,9 +75,12 @@ def check_annotations(
     boxes = Boxes(annotations, sizes)
     boxes.check_as_a_whole(file)
     polygons, without_polygon = find_dropped(annotations)
-    _check_what_counts(file, annotations, without_polygon, is_train=is_train, is_test=is_test)
+    lacks = {}
     if is_train:
-        _check_weights(cfg, file, annotations)
+        lacks = _without_objects(file, annotations, without_polygon)
+        lacks |= _without_weight(cfg, file, annotations)
+    if is_test:
+        _check_can_be_found(file, annotations)
     if is_test and any(float(a["id"]) == 0 for a in annotations if not a["iscrowd"]):
         logger.warning(
             f"{file}: an annotation has the id 0, which COCO's evaluation takes for none, so that "
@@ -89,6 +97,7 @@ def check_annotations(
             f"{file}: {polygons} polygons do not have {VALID_POLYGON}; Detectron2 drops them in "
             f"training, and {len(without_polygon)} objects that have no other polygon with them."
         )
+    return lacks
 
 
 def _describe(fault: str, found: list[dict]) -> str:
@@ -96,7 +105,9 @@ def _describe(fault: str, found: list[dict]) -> str:
     return f"{fault} ({len(found)} in all): {some}{' and others' if len(found) > 3 else ''}"
 
 
-def _fault(annotation: dict, sizes: dict, categories: set, use: MaskUse) -> str | None:
+def _fault(
+    annotation: dict, sizes: dict, categories: set, use: MaskUse, num_keypoints: int
+) -> str | None:
     if annotation["image_id"] not in sizes:
         return 'an image_id that is not in "images"'
     if annotation["category_id"] not in categories:
@@ -105,8 +116,14 @@ def _fault(annotation: dict, sizes: dict, categories: set, use: MaskUse) -> str 
         return 'an "iscrowd" that is not 0 or 1 (a number, without quotes)'
     if annotation.get("ignore", 0) != 0:
         return 'an "ignore" that is not 0, at which Detectron2 stops (say so by an "iscrowd" of 1)'
-    if not _are_numbers(annotation.get("keypoints") or []):  # which Detectron2 always reads
+    keypoints = annotation.get("keypoints") or []
+    if not _are_numbers(keypoints):  # which Detectron2 always reads
         return 'a "keypoints" that is not a list of numbers (correct it, or take it out)'
+    if num_keypoints and not annotation.get("iscrowd", 0) and len(keypoints) != 3 * num_keypoints:
+        return (
+            f'a "keypoints" that is not of {3 * num_keypoints} numbers (x, y and visibility of '
+            "each of MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS; zeros where none is labelled)"
+        )
     width, height = sizes[annotation["image_id"]]
     return _box_fault(annotation["bbox"], width, height) or mask_fault(
         annotation, width, height, use
@@ -158,40 +175,47 @@ def _weight_fault(annotation: dict) -> str | None:
     return None
 
 
-def _check_what_counts(
-    file: str,
-    annotations: list[dict],
-    without_polygon: list[dict],
-    *,
-    is_train: bool,
-    is_test: bool,
-) -> None:
-    """Something must be left to train on, and to be found."""
+def _without_objects(
+    file: str, annotations: list[dict], without_polygon: list[dict]
+) -> dict[str, str]:
+    """What :func:`check_annotations` returns, of objects."""
+    with_area, crowds, without_area = _objects(annotations)
+    dropped = set(map(id, without_polygon))
+    if not all(id(a) in dropped for a in with_area):
+        return {}
+    return {
+        "object": f"{file} has no annotation to train on: of {len(annotations)}, {crowds} are "
+        f"crowd regions, {without_area} have a box without area and {len(dropped)} have no polygon "
+        f"of {VALID_POLYGON}."
+    }
+
+
+def _objects(annotations: list[dict]) -> tuple[list[dict], int, int]:
+    """Those whose box has an area; how many are crowd regions, and how many boxes have none."""
     objects = [a for a in annotations if not a.get("iscrowd", 0)]
     with_area = [a for a in objects if min(a["bbox"][2:]) > 0]
-    crowds, without_area = len(annotations) - len(objects), len(objects) - len(with_area)
-    dropped = set(map(id, without_polygon))
-    if is_train and all(id(a) in dropped for a in with_area):
-        raise UserError(
-            f"{file} has no annotation to train on: of {len(annotations)}, {crowds} are crowd "
-            f"regions, {without_area} have a box without area and {len(dropped)} have no polygon "
-            f"of {VALID_POLYGON}."
-        )
-    if is_test and not with_area:
+    return with_area, len(annotations) - len(objects), len(objects) - len(with_area)
+
+
+def _check_can_be_found(file: str, annotations: list[dict]) -> None:
+    """Something must be left to be found."""
+    with_area, crowds, without_area = _objects(annotations)
+    if not with_area:
         raise UserError(
             f"{file} has no object to find, so that it can't be evaluated on: of "
             f"{len(annotations)} annotations, {crowds} are crowd regions and {without_area} have a "
             "box without area. For predictions without an evaluation, leave the whole key "
             '"annotations" out.'
         )
-    if is_test and not any(a["area"] for a in objects):
+    if not any(a["area"] for a in annotations if not a["iscrowd"]):
         raise UserError(
             f'{file} has an "area" of 0 throughout, by which the evaluation tells small objects '
             "from large ones; give that of the mask, or width times height of the box."
         )
 
 
-def _check_weights(cfg: CfgNode, file: str, annotations: list[dict]) -> None:
+def _without_weight(cfg: CfgNode, file: str, annotations: list[dict]) -> dict[str, str]:
+    """What :func:`check_annotations` returns, of weights of the data; which must count at all."""
     for key in GIVEN_WEIGHTS:
         number = sum(key in a for a in annotations)
         if number and (stock := without_weights(cfg)):
@@ -207,9 +231,9 @@ def _check_weights(cfg: CfgNode, file: str, annotations: list[dict]) -> None:
     }
     if cfg.MODEL.MASK_ON:
         lost[MASK_WEIGHT] = "mask is learned"
-    for key, nothing in lost.items():
-        if not any(a.get(key, 1) for a in objects):
-            raise UserError(
-                f"{file} has a {key} of 0 throughout, so that no {nothing}; give those that are to "
-                "be learned other weights."
-            )
+    return {
+        key: f"{file} has a {key} of 0 throughout, so that no {nothing}; give those that are to be "
+        "learned other weights."
+        for key, nothing in lost.items()
+        if objects and not any(a.get(key, 1) for a in objects)
+    }

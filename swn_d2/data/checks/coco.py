@@ -14,6 +14,7 @@ from swn_d2.errors import UserError
 from swn_d2.files import read_json
 
 from .annotations import check_annotations
+from .checked import Checked
 from .pictures import check_files_exist, check_picture_size
 from .sampling import sample
 
@@ -27,7 +28,7 @@ _TYPES = {
 }
 
 
-def check_coco(cfg: CfgNode, metadata: Metadata, *, is_train: bool, is_test: bool) -> list[str]:
+def check_coco(cfg: CfgNode, metadata: Metadata, *, is_train: bool, is_test: bool) -> Checked:
     """Check a COCO-format data set: its annotation file, the images and the annotations.
 
     Args:
@@ -35,9 +36,6 @@ def check_coco(cfg: CfgNode, metadata: Metadata, *, is_train: bool, is_test: boo
         metadata: of the data set, with ``name``, ``json_file`` and ``image_root``.
         is_train: the data set is trained on.
         is_test: the data set is evaluated on.
-
-    Returns:
-        The names of the categories in the order of their ids.
 
     Raises:
         UserError: the first mistake.
@@ -48,12 +46,14 @@ def check_coco(cfg: CfgNode, metadata: Metadata, *, is_train: bool, is_test: boo
     with _wrong_types_told(file):
         content = read_json(file)
         _check_sections(file, content, is_train)
-        _check_sizes(file, content["images"])
+        _check_sizes(file, content["images"], are_whole=cfg.MODEL.MASK_ON)
         check_pictures(file, metadata.image_root, content["images"])
+        lacks = {}
         if "annotations" in content:
             _check_annotation_entries(cfg, file, content, is_test)
-            check_annotations(cfg, file, content, is_train=is_train, is_test=is_test)
-        return [c["name"] for c in sorted(content["categories"], key=lambda c: c["id"])]
+            lacks = check_annotations(cfg, file, content, is_train=is_train, is_test=is_test)
+        classes = [c["name"] for c in sorted(content["categories"], key=lambda c: c["id"])]
+        return Checked(classes, lacks)
 
 
 def read_coco(file: str) -> dict:
@@ -74,9 +74,11 @@ def read_coco(file: str) -> dict:
     with _wrong_types_told(file):
         content = read_json(file)
         _check_sections(file, content, is_train=True)
-        _check_sizes(file, content["images"])
+        _check_sizes(file, content["images"], are_whole=False)
         _check_annotation_entries(cfg, file, content, is_test=False)
-        check_annotations(cfg, file, content, is_train=True, is_test=False)
+        lacks = check_annotations(cfg, file, content, is_train=True, is_test=False)
+    if lacks:
+        raise UserError(next(iter(lacks.values())))
     return content
 
 
@@ -118,7 +120,9 @@ def _check_sections(file: str, content: object, is_train: bool) -> None:
 def _check_annotation_entries(cfg: CfgNode, file: str, content: dict, is_test: bool) -> None:
     needed = ["id", "image_id", "category_id", "bbox"]
     needed += ["segmentation"] if cfg.MODEL.MASK_ON else []
-    needed += ["area", "iscrowd"] if is_test else []  # the COCO evaluation stops without them
+    # The COCO evaluation stops without these.
+    needed += ["area", "iscrowd"] if is_test else []
+    needed += ["num_keypoints"] if is_test and cfg.MODEL.KEYPOINT_ON else []
     _check_entries(file, content, "annotations", needed)
     if "minival" not in os.path.basename(file):  # of COCO 2014, known to repeat some ids
         _check_unique_ids(file, content, "annotations")
@@ -157,13 +161,15 @@ def _check_unique_ids(file: str, content: dict, section: str) -> None:
         )
 
 
-def _check_sizes(file: str, images: list[dict]) -> None:
+def _check_sizes(file: str, images: list[dict], *, are_whole: bool) -> None:
+    """A mask of what is detected is made with as many pixels as a picture has, by these numbers."""
+    types, what = (int, "whole numbers") if are_whole else ((int, float), "numbers")
     for image in images:
         size = image["width"], image["height"]
-        if not all(isinstance(side, (int, float)) and side > 0 for side in size):
+        if not all(isinstance(side, types) and side > 0 for side in size):
             raise UserError(
                 f"{file}: image {image['id']} has width {size[0]!r} and height {size[1]!r}; "
-                "both must be positive numbers of pixels."
+                f"both must be positive {what} of pixels."
             )
 
 

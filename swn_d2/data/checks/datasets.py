@@ -12,6 +12,7 @@ from swn_d2.data.datasets import origin_of, unknown_dataset
 from swn_d2.data.voc import VOC_EVALUATOR_TYPE
 from swn_d2.errors import UserError
 
+from .checked import Checked
 from .coco import check_coco
 from .voc import check_voc
 
@@ -54,35 +55,43 @@ def check_data(cfg: CfgNode, *, eval_only: bool = False) -> dict[str, list[str]]
         Data set -> its categories, the same for all.
     """
     train, test = () if eval_only else cfg.DATASETS.TRAIN, cfg.DATASETS.TEST
-    categories = {}
+    categories, lacks = {}, []
     for name in (*train, *test):
         if not isinstance(name, str) or not name:
             raise UserError(f"DATASETS has {name!r}, which can't be the name of a data set.")
+    if len(set(test)) < len(test):
+        raise UserError(f"DATASETS.TEST has a name twice: {', '.join(test)}; take one out.")
     for name in dict.fromkeys((*train, *test)):
         is_forgotten = _is_forgotten(train, name)
         if is_forgotten and not _is_there(name):
             raise UserError(_forgotten(train, name))
-        classes = _check_dataset(cfg, name, is_train=name in train, is_test=name in test)
-        if classes is None:
+        checked = _check_dataset(cfg, name, is_train=name in train, is_test=name in test)
+        if name in train:
+            lacks.append(checked.lacks if checked else {})
+        if checked is None:
             continue
+        classes = checked.classes
         if is_forgotten and classes not in categories.values():
             raise UserError(_forgotten(train, name))
         categories[name] = classes
+    for what, sentence in (lacks[0] if lacks else {}).items():
+        if all(what in of_other for of_other in lacks):
+            raise UserError(sentence)
     # Where they differ no number of classes would be right.
     _check_same_categories(categories)
     return categories
 
 
-def _check_dataset(cfg: CfgNode, name: str, *, is_train: bool, is_test: bool) -> list[str] | None:
-    """The categories of a data set in which no mistake was found; None if its format is unknown."""
+def _check_dataset(cfg: CfgNode, name: str, *, is_train: bool, is_test: bool) -> Checked | None:
+    """A data set in which no mistake was found; None if its format is unknown."""
     if name not in DatasetCatalog:
         raise UserError(unknown_dataset(name))
     metadata = MetadataCatalog.get(name)
     kind = metadata.get("evaluator_type")
     if kind in CHECKS:
-        classes = CHECKS[kind](cfg, metadata, is_train=is_train, is_test=is_test)
-        _check_still_the_same(name, classes)
-        return classes
+        checked = CHECKS[kind](cfg, metadata, is_train=is_train, is_test=is_test)
+        _check_still_the_same(name, checked.classes)
+        return checked
     if is_test:
         raise UserError(
             f"DATASETS.TEST has {name}, whose evaluator type is {kind!r}; swn_d2 evaluates "
