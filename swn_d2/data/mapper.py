@@ -2,6 +2,7 @@
 
 import torch
 from detectron2.data import DatasetMapper
+from PIL import Image
 
 from ..errors import UserError
 from .sample_weights import GIVEN_WEIGHTS, WEIGHTS_ARE, is_sample_weight
@@ -59,7 +60,9 @@ class NamingDatasetMapper(DatasetMapper):
     def _map(self, dataset_dict: dict) -> dict:
         try:
             return super().__call__(dataset_dict)
-        except Exception as error:  # of any kind: that is up to the reader of the format
+        # Damaged (a PNG by a SyntaxError), or not of the size that was promised; or of more pixels
+        # than Pillow opens.
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise UserError(
                 f"cannot use image {_name(dataset_dict)}: {error}. Repair it, or take it out of "
                 "the data set, and go on with --resume."

@@ -7,6 +7,7 @@ import detectron2.data.build
 import numpy as np
 import pytest
 import torch
+from detectron2.config import get_cfg
 from detectron2.data import (
     DatasetCatalog,
     DatasetMapper,
@@ -18,6 +19,7 @@ from PIL import Image
 
 from swn_d2.data import NamingDatasetMapper, load_training_set, number_annotations, training_set
 from swn_d2.engine import SWNTrainer
+from swn_d2.errors import UserError
 
 WIDTH, HEIGHT = 96, 64
 BOXES = [[2, 3, 20, 25], [30, 5, 18, 20], [60, 8, 30, 22], [5, 36, 24, 24], [50, 38, 22, 20]]
@@ -201,3 +203,14 @@ def test_loads_what_detectron2_would(train_cfg, make_record, monkeypatch, tmp_pa
         load_training_set(train_cfg)
         theirs, ours = calls
         assert ours == theirs
+
+
+def test_a_damaged_png_is_named(tmp_path):
+    """Pillow says so by a SyntaxError."""
+    file, pixels = tmp_path / "a.png", np.random.default_rng(0).integers(0, 256, (300, 300, 3))
+    Image.fromarray(pixels.astype(np.uint8)).save(file)
+    head, first, second, *rest = file.read_bytes().split(b"IDAT")
+    file.write_bytes(b"IDAT".join([head, first]) + b"\0DAT" + b"IDAT".join([second, *rest]))
+    mapper = NamingDatasetMapper(get_cfg(), is_train=False)
+    with pytest.raises(UserError, match=r"cannot use image .*a\.png \(image id 7\): broken PNG"):
+        mapper({"file_name": str(file), "image_id": 7, "width": 300, "height": 300})

@@ -41,6 +41,27 @@ def test_hyperparameters():
         assert group["lr"] == cfg.SOLVER.BASE_LR
 
 
+def test_settings_that_change():
+    """As after a checkpoint whose learning rate has decayed to a tenth."""
+    cfg = tiny_config("SOLVER.SWN.BASE_LR", 0.003)
+    optimizer = build_joint_optimizer(cfg, tiny_model(cfg))
+    build_lr_scheduler(cfg, optimizer)  # which notes what the rates begin with
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] / 10
+    settings = optimizer.settings()
+    assert optimizer.change(settings) == [] and optimizer.settings() == settings
+    for group in settings:
+        group["initial_lr"] *= 3
+        group["of another torch"] = True
+    settings[0]["momentum"] = 0.5
+    assert sorted(optimizer.change(settings)) == ["lr", "momentum"]
+    assert optimizer.param_groups[0]["momentum"] == 0.5
+    for group in optimizer.param_groups:
+        assert group["lr"] == pytest.approx(group["initial_lr"] / 10) and group["of another torch"]
+    (rate,) = {group["lr"] for group in optimizer.members["weighter"].param_groups}
+    assert rate == pytest.approx(0.003 * 3 / 10)
+
+
 def test_steps_are_those_of_the_two_optimizers():
     """Against SGD and Adam that each have a copy of the model's gradients."""
     cfg = tiny_config()

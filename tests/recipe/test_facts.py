@@ -59,6 +59,13 @@ def test_coco(registered):
     )
 
 
+def test_a_name_with_the_line_end_of_another_system(registered):
+    content = json.loads((registered / "mine.json").read_text())
+    content["categories"][0]["name"] = "cat\r"
+    (registered / "mine.json").write_text(json.dumps(content))
+    assert r"classes (3): ant 1, 'cat\r' 2, x 0" in look_at("mine").in_words()
+
+
 def test_voc(tmp_path, clean_catalog):
     objects = {"a": [voc_object("cat", (1, 1, 100, 80)), voc_object(difficult=1)], "b": []}
     register_voc("mine", write_voc(tmp_path / "voc", objects), "train", CLASSES)
