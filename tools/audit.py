@@ -296,7 +296,7 @@ def main() -> None:
         now = made_of(cfg, annotations, start, **options)
         asked = {key: now[key] for key in now if key != "quick" or args.quick is not None}
         content = None if args.overwrite else find_audit(files, annotations, asked)
-        decisions = read_decisions(files[1])
+        decisions = read_decisions(files[1], is_used=content is not None)
         if content is None:
             check_no_decisions(files[1], decisions)
             check_files([*files, *written], args.overwrite)
@@ -310,7 +310,7 @@ def main() -> None:
                     files[0]: to_json(audit, run=name, made_of=now),
                 }
                 # It took long; somebody may have decided meanwhile.
-                check_no_decisions(files[1], read_decisions(files[1]))
+                check_no_decisions(files[1], read_decisions(files[1], is_used=False))
                 files[2].unlink(missing_ok=True)  # no page of another audit
                 write_together(texts)
                 write_page(audit, files[2], name=name)  # last, for it reads pictures again

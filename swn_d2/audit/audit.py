@@ -122,7 +122,7 @@ def training_annotations(
             "trained on other data. Register the annotations that it was trained on."
         )
     learned_in = os.path.dirname(cfg.MODEL.WEIGHTS)
-    check_learned_classes(learned_in, {dataset or names[0]: annotations.class_names})
+    check_learned_classes(learned_in, {dataset or names[0]: annotations.class_names}, remedy="")
     return annotations
 
 

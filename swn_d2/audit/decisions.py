@@ -24,13 +24,16 @@ DECIDED = "decided"
 KEEP, CHANGE, DROP = "keep", "change", "drop"
 
 _SEPARATORS = ",;\t"  # spreadsheets have one of their own
-_NEEDED = ("id", "image_id", "kind", "bbox", DECISION)
+_NEEDED = ("id", "image_id", "kind", "bbox")
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.ASCII | re.IGNORECASE)
 _SUGGESTIONS = ("suggested_category_id", "suggested_bbox", "duplicate_of")
 
 
-def read_decisions(file: Path) -> list[dict[str, str]]:
+def read_decisions(file: Path, *, is_used: bool = True) -> list[dict[str, str]]:
     """The rows of an ``audit.csv`` that have a decision; none where there is no such file.
+
+    Args:
+        is_used: its audit is, too; so that there must be a column of decisions.
 
     Raises:
         UserError: the file can't be read, is no such list, or has a decision that is not one of
@@ -44,7 +47,8 @@ def read_decisions(file: Path) -> list[dict[str, str]]:
     reader = csv.DictReader(io.StringIO(text, newline=None), delimiter=separator, strict=True)
     try:
         reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
-        if missing := [name for name in _NEEDED if name not in reader.fieldnames]:
+        needed = (*_NEEDED, DECISION) if is_used else _NEEDED
+        if missing := [name for name in needed if name not in reader.fieldnames]:
             raise UserError(
                 f"{file} has no column {missing[0]!r} in its first line; save it as CSV, with all "
                 "of its columns and commas, semicolons or tabs between them."

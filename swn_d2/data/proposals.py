@@ -1,5 +1,7 @@
 """Files of precomputed proposals."""
 
+from collections.abc import Mapping
+
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
@@ -22,6 +24,8 @@ def read_proposal_ids(cfg: CfgNode, *, is_train: bool) -> dict[str, set[str]]:
     """
     which = "TRAIN" if is_train else "TEST"
     names, files = cfg.DATASETS[which], cfg.DATASETS[f"PROPOSAL_FILES_{which}"]
+    if not names:  # then nobody looks at the files
+        return {}
     if len(names) != len(files):
         raise UserError(
             f"MODEL.LOAD_PROPOSALS is True, and DATASETS.{which} has {len(names)} data sets, but "
@@ -43,13 +47,17 @@ def _read(file: str) -> set[str]:
     return set(map(str, columns["ids"]))
 
 
-def check_are_of_the_data(cfg: CfgNode, *, is_train: bool) -> None:
-    """Raise a :class:`UserError` if an image has no proposals; the data have no mistakes."""
-    for name, known in read_proposal_ids(cfg, is_train=is_train).items():
+def check_are_of_the_data(proposals: Mapping[str, set[str]]) -> None:
+    """Raise a :class:`UserError` if an image has no proposals; the data have no mistakes.
+
+    Args:
+        proposals: see :func:`read_proposal_ids`.
+    """
+    for name, known in proposals.items():
         ids = [str(record["image_id"]) for record in DatasetCatalog.get(name)]
         if missing := [id_ for id_ in ids if id_ not in known]:
             raise UserError(
-                f"the proposals of the data set {name} are none of its images: {len(missing)} of "
-                f"{len(ids)} have none, such as the one with the id {missing[0]}. Give the file "
-                "that was made for them."
+                f"the data set {name} has no proposals for {len(missing)} of its {len(ids)} "
+                f"images, such as the one with the id {missing[0]}. Give the file that was made "
+                "for it."
             )

@@ -71,7 +71,7 @@ class BestCheckpoint(HookBase):
         if self.trainer.start_iter > 0:
             self._best = read_best(self._checkpointer.save_dir)
             before = self._best and self._best.data_sets
-            if before not in (None, self._data_sets):
+            if before is not None and sorted(before) != sorted(self._data_sets):
                 _logger.info(
                     f"{BEST} was the best on {', '.join(before)}; from here on it is that on "
                     f"{', '.join(self._data_sets)}."

@@ -80,21 +80,14 @@ def check_run(
         _check_processes(cfg, eval_only, *numbers, is_placed=is_placed)
         _check_masks_and_keypoints(cfg, eval_only)
         check_detector(cfg)
-        _check_files(cfg, eval_only, resume)
+        proposals = _check_files(cfg, eval_only, resume)
     with phase("checking the data sets"):
         categories = check_datasets(cfg, eval_only=eval_only)
-        if cfg.MODEL.LOAD_PROPOSALS:
-            for is_train in _are_train(eval_only):
-                check_are_of_the_data(cfg, is_train=is_train)
+        check_are_of_the_data(proposals)
         if eval_only:
             check_learned_classes(os.path.dirname(cfg.MODEL.WEIGHTS), categories)
         elif resume and last_checkpoint(cfg.OUTPUT_DIR):
             check_learned_classes(cfg.OUTPUT_DIR, categories)
-
-
-def _are_train(eval_only: bool) -> tuple[bool, ...]:
-    """Whether the data sets are to train on, of all data sets that the run needs."""
-    return (False,) if eval_only else (True, False)
 
 
 def _check_processes(
@@ -114,7 +107,8 @@ def _check_processes(
             f"--num-machines, which is {num_machines}."
         )
     num_gpus = torch.cuda.device_count()
-    has_own = is_placed and num_gpus == 1
+    # A launcher that binds GPUs says which one this process may see.
+    has_own = is_placed and num_gpus == 1 and os.environ.get("CUDA_VISIBLE_DEVICES")
     if cfg.MODEL.DEVICE != "cpu" and num_processes_per_machine > num_gpus and not has_own:
         raise UserError(
             f"--num-gpus is {num_processes_per_machine}, but this machine has {num_gpus}."
@@ -242,7 +236,8 @@ def trace_of_training(folder: str | Path) -> str | None:
     return None
 
 
-def _check_files(cfg, eval_only: bool, resume: bool):
+def _check_files(cfg, eval_only: bool, resume: bool) -> dict[str, set[str]]:
+    """Returns what :func:`read_proposal_ids` says of all data sets that need proposals."""
     make_output_dir(cfg.OUTPUT_DIR)
     _check_is_writable(Path(cfg.OUTPUT_DIR))
     if not eval_only:
@@ -253,9 +248,10 @@ def _check_files(cfg, eval_only: bool, resume: bool):
         raise UserError("there is nothing to evaluate: give MODEL.WEIGHTS and a checkpoint.")
     if eval_only or not (resume and last_checkpoint(cfg.OUTPUT_DIR)):  # else not looked at
         check_weights(cfg)
-    if cfg.MODEL.LOAD_PROPOSALS:
-        for is_train in _are_train(eval_only):
-            read_proposal_ids(cfg, is_train=is_train)
+    if not cfg.MODEL.LOAD_PROPOSALS:
+        return {}
+    training = {} if eval_only else read_proposal_ids(cfg, is_train=True)
+    return {**training, **read_proposal_ids(cfg, is_train=False)}
 
 
 def check_weights(cfg) -> None:

@@ -401,8 +401,7 @@ class SWNTrainer(DefaultTrainer):
         TrainerBase.load_state_dict(self, state_dict)
         self._trainer.load_state_dict(state)
         if changed := self._trainer.optimizer.change(asked):
-            for hook in self._hooks:
-                if isinstance(hook, hooks.LRScheduler):
-                    groups = self._trainer.optimizer.param_groups
-                    hook.scheduler.base_lrs = [group["initial_lr"] for group in groups]
+            groups = self._trainer.optimizer.param_groups
+            if hasattr(self.scheduler, "base_lrs"):
+                self.scheduler.base_lrs = [g.get("initial_lr", g["lr"]) for g in groups]
             _logger.info(f"From here on the run has another {', '.join(changed)}.")

@@ -108,13 +108,18 @@ def learned_classes(folder: str | Path) -> list[str] | None:
     return _read(Path(folder) / REGISTERED).get("learned")
 
 
-def check_learned_classes(folder: str | Path, categories: Mapping[str, Sequence[str]]) -> None:
+def check_learned_classes(
+    folder: str | Path,
+    categories: Mapping[str, Sequence[str]],
+    remedy: str = ", or start a run of another OUTPUT_DIR",
+) -> None:
     """What a run has learned must be what its data are called now: a detector knows a class by its
     number alone.
 
     Args:
         folder: the run's.
         categories: of each data set, in the order of their ids.
+        remedy: what else can be done about it.
 
     Raises:
         UserError: they are others, or in another order.
@@ -126,7 +131,7 @@ def check_learned_classes(folder: str | Path, categories: Mapping[str, Sequence[
             raise UserError(
                 f"Data set {name} has the categories {now}, in the order of their ids, but the run "
                 f"in {folder} has learned {then}. Give annotations with the same categories in the "
-                "same order, or start a run of another OUTPUT_DIR."
+                f"same order{remedy}."
             )
 
 
@@ -200,6 +205,7 @@ def _is(name: str, entry: dict[str, Any], places: list[str | None]) -> bool:
     return (
         paths == [path and os.path.realpath(path) for path in places]
         and metadata.get("split") == entry.get("split")
+        and metadata.get("year") == entry.get("year", metadata.get("year"))
         and metadata.thing_classes == entry["classes"]
     )
 

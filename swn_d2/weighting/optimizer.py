@@ -12,6 +12,10 @@ from .weighters import SampleWeighter
 
 __all__ = ["JointOptimizer", "join_adam", "sample_weighter_parameters"]
 
+#: What of an optimiser's group a config decides, and nothing else: no state, and not how torch
+#: computes a step.
+SETTINGS = ("initial_lr", "weight_decay", "momentum", "nesterov", "betas")
+
 
 class JointOptimizer(Optimizer):
     """Steps several optimisers together.
@@ -58,8 +62,8 @@ class JointOptimizer(Optimizer):
         return {name: member.state_dict() for name, member in self.members.items()}
 
     def settings(self) -> list[dict[str, Any]]:
-        """Of each group, all but its parameters."""
-        return [{k: v for k, v in group.items() if k != "params"} for group in self.param_groups]
+        """Of each group, what a config decides: ``SETTINGS``, as far as there are such."""
+        return [{k: group[k] for k in SETTINGS if k in group} for group in self.param_groups]
 
     def change(self, settings: Sequence[Mapping[str, Any]]) -> list[str]:
         """Give every group other settings, as :meth:`settings` gave them; the learning rate changes
@@ -71,13 +75,11 @@ class JointOptimizer(Optimizer):
         changed = {}
         for group, new in zip(self.param_groups, settings, strict=True):
             before, after = group.get("initial_lr"), new.get("initial_lr")
-            if before and after is not None and before != after:
+            if before and after is not None:
                 group["lr"] *= after / before
             for key, value in new.items():
-                if key != "lr" and group.get(key) != value:
-                    if key in group:  # else another version of torch wrote it
-                        changed["lr" if key == "initial_lr" else key] = value
-                    group[key] = value
+                if group.get(key) != value:
+                    changed["lr" if key == "initial_lr" else key] = group[key] = value
         return list(changed)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -88,7 +90,14 @@ class JointOptimizer(Optimizer):
                 "with that run's config, or start a new run from its MODEL.WEIGHTS."
             )
         for name, member in self.members.items():
-            member.load_state_dict(state_dict[name])
+            try:
+                member.load_state_dict(state_dict[name])
+            except ValueError as error:  # whose groups have other sizes or another number
+                raise UserError(
+                    f"the checkpoint's optimiser of the {name} has other groups of parameters than "
+                    "this run's, as with another SOLVER.BIAS_LR_FACTOR or WEIGHT_DECAY_BIAS. "
+                    "Resume with that run's config, or start a new run from its MODEL.WEIGHTS."
+                ) from error
         # Loading gives every member new groups.
         self.param_groups = [group for m in self.members.values() for group in m.param_groups]
 

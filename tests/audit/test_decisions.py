@@ -66,6 +66,14 @@ def test_damaged(change, message, tmp_path):
         read_decisions(file)
 
 
+def test_a_list_that_is_to_be_replaced_may_be_of_an_earlier_version(tmp_path):
+    file = tmp_path / "audit.csv"
+    file.write_text("id,image_id,kind,bbox\n100,0,wrong class,1 2 3 4\n")
+    assert read_decisions(file, is_used=False) == []
+    with pytest.raises(UserError, match="has no column 'decision'"):
+        read_decisions(file)
+
+
 def test_line_ends_and_names_of_columns(tmp_path):
     file = write(tmp_path / "audit.csv", {"102": "keep"})
     text = file.read_text().replace("decision", " Decision")

@@ -684,29 +684,38 @@ def test_a_class_of_voc_with_a_slash(tmp_path, train_cfg, clean_catalog):
 def test_keypoints_that_a_detector_of_keypoints_learns(own, train_cfg):
     train_cfg.MODEL.KEYPOINT_ON = True
     train_cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = 3
-    assert 'a "keypoints" that is not of 9 numbers' in message_for(train_cfg)
     objects = own.content["annotations"]
-    for annotation in objects:
+    check_datasets(train_cfg)  # pictures of which no object has any are left out
+    of_first = [a for a in objects if a["image_id"] == objects[0]["image_id"]]
+    assert 2 < len(of_first) < len(objects)
+    of_first[0]["keypoints"] = [1, 2, 2] * 3
+    own.save()
+    told = f'a "keypoints" that is not of 9 numbers .* \\({len(of_first) - 1} in all'
+    assert re.search(told, message_for(train_cfg))
+    for annotation in of_first[1:]:
         annotation["keypoints"] = [1, 2, 2] * 3
-    objects[0]["iscrowd"] = 1
-    del objects[0]["keypoints"]
+    of_first[1]["iscrowd"] = 1
+    del of_first[1]["keypoints"]
     own.save()
     check_datasets(train_cfg)
+    # The evaluation looks at all of them, crowd regions included.
     train_cfg.DATASETS.TEST = ("own",)
     assert 'no "num_keypoints"' in message_for(train_cfg)
-    objects[1]["keypoints"] = [1, 2, 2]
+    for annotation in objects:
+        annotation |= {"keypoints": [0] * 9, "num_keypoints": 0}
+    of_first[1]["keypoints"] = []
     own.save()
-    train_cfg.DATASETS.TEST = ()
-    assert f"(1 in all): annotation {objects[1]['id']}" in message_for(train_cfg)
+    assert f"(1 in all): annotation {of_first[1]['id']}" in message_for(train_cfg)
 
 
 def test_a_mask_is_made_with_as_many_pixels_as_a_picture_has(own, train_cfg):
     for image in own.content["images"]:
         image["width"] = float(image["width"])
     own.save()
-    check_datasets(train_cfg)
     train_cfg.MODEL.MASK_ON = True
     train_cfg.INPUT.MASK_FORMAT = "bitmask"
+    check_datasets(train_cfg)
+    train_cfg.DATASETS.TEST = ("own",)
     assert "must be positive whole numbers of pixels" in message_for(train_cfg)
 
 

@@ -243,7 +243,7 @@ def test_proposals_are_of_the_data(scenes, tmp_path, training_opts):
         (whole, 0, "PROPOSAL_FILES_TRAIN 0 files; give one for each"),
         ({**whole, "scores": None}, 1, "no 'objectness_logits'"),
         ({**whole, "boxes": one}, 1, "as many ids as boxes"),
-        ({**whole, "indexes": [-1] * len(ids)}, 1, "are none of its images: .* the id"),
+        ({**whole, "indexes": [i or -1 for i in ids]}, 1, "no proposals for 1 of its .* the id"),
         (whole, 1, None),
     ):
         file.write_bytes(pickle.dumps(content))
@@ -254,11 +254,17 @@ def test_proposals_are_of_the_data(scenes, tmp_path, training_opts):
             continue
         with pytest.raises(UserError, match=message):
             check_run(cfg, eval_only=False, resume=False)
+    cfg.DATASETS.TEST, cfg.DATASETS.PROPOSAL_FILES_TEST = (), ("gone.pkl",)  # which nobody needs
+    check_run(cfg, eval_only=False, resume=False)
 
 
 @pytest.mark.parametrize("is_placed", [False, True])
 def test_a_cluster_may_show_each_process_its_own_gpu(tmp_path, monkeypatch, is_placed):
     monkeypatch.setattr(setup.torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     how = {"resume": False, "num_processes_per_machine": 2, "is_placed": is_placed}
     said = check_output(tmp_path, "MODEL.DEVICE", "cuda", "SOLVER.IMS_PER_BATCH", 2, **how)
     assert ("this machine has 1" in said) != is_placed
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")  # then it is the only one
+    said = check_output(tmp_path, "MODEL.DEVICE", "cuda", "SOLVER.IMS_PER_BATCH", 2, **how)
+    assert "this machine has 1" in said

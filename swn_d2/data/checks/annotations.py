@@ -57,10 +57,15 @@ def check_annotations(
     sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
     categories = {category["id"] for category in content["categories"]}
     use = MaskUse(cfg, is_train=is_train, is_test=is_test)
-    num_keypoints = cfg.MODEL.KEYPOINT_ON and cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
+    num_keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
+    with_keypoints = {
+        a["image_id"] for a in annotations if a.get("keypoints") and not a.get("iscrowd", 0)
+    }
     faults = defaultdict(list)
     for annotation in annotations:
-        fault = _fault(annotation, sizes, categories, use, num_keypoints)
+        fault = _fault(annotation, sizes, categories, use)
+        if fault is None and cfg.MODEL.KEYPOINT_ON:
+            fault = _keypoint_fault(annotation, num_keypoints, with_keypoints, is_test)
         if fault is None and is_test:
             fault = _id_fault(annotation) or _area_fault(annotation)
         if fault is None and is_train:
@@ -105,9 +110,7 @@ def _describe(fault: str, found: list[dict]) -> str:
     return f"{fault} ({len(found)} in all): {some}{' and others' if len(found) > 3 else ''}"
 
 
-def _fault(
-    annotation: dict, sizes: dict, categories: set, use: MaskUse, num_keypoints: int
-) -> str | None:
+def _fault(annotation: dict, sizes: dict, categories: set, use: MaskUse) -> str | None:
     if annotation["image_id"] not in sizes:
         return 'an image_id that is not in "images"'
     if annotation["category_id"] not in categories:
@@ -116,17 +119,30 @@ def _fault(
         return 'an "iscrowd" that is not 0 or 1 (a number, without quotes)'
     if annotation.get("ignore", 0) != 0:
         return 'an "ignore" that is not 0, at which Detectron2 stops (say so by an "iscrowd" of 1)'
-    keypoints = annotation.get("keypoints") or []
-    if not _are_numbers(keypoints):  # which Detectron2 always reads
+    if not _are_numbers(annotation.get("keypoints") or []):  # which Detectron2 always reads
         return 'a "keypoints" that is not a list of numbers (correct it, or take it out)'
-    if num_keypoints and not annotation.get("iscrowd", 0) and len(keypoints) != 3 * num_keypoints:
-        return (
-            f'a "keypoints" that is not of {3 * num_keypoints} numbers (x, y and visibility of '
-            "each of MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS; zeros where none is labelled)"
-        )
     width, height = sizes[annotation["image_id"]]
     return _box_fault(annotation["bbox"], width, height) or mask_fault(
         annotation, width, height, use
+    )
+
+
+def _keypoint_fault(
+    annotation: dict, number: int, with_keypoints: set, is_test: bool
+) -> str | None:
+    """The evaluation reads those of every annotation. A training leaves crowd regions out, and
+    pictures without any keypoints, but of the others all objects must have them.
+
+    Args:
+        with_keypoints: the ids of the pictures of which an object has some.
+    """
+    keypoints = annotation.get("keypoints") or []
+    may_lack = not keypoints and annotation["image_id"] not in with_keypoints
+    if not is_test and (annotation.get("iscrowd", 0) or may_lack) or len(keypoints) == 3 * number:
+        return None
+    return (
+        f'a "keypoints" that is not of {3 * number} numbers (x, y and visibility of each of '
+        "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS; zeros where none is labelled)"
     )
 
 

@@ -46,7 +46,7 @@ def check_coco(cfg: CfgNode, metadata: Metadata, *, is_train: bool, is_test: boo
     with _wrong_types_told(file):
         content = read_json(file)
         _check_sections(file, content, is_train)
-        _check_sizes(file, content["images"], are_whole=cfg.MODEL.MASK_ON)
+        _check_sizes(file, content["images"], are_whole=cfg.MODEL.MASK_ON and is_test)
         check_pictures(file, metadata.image_root, content["images"])
         lacks = {}
         if "annotations" in content:
