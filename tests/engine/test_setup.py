@@ -243,7 +243,11 @@ def test_proposals_are_of_the_data(scenes, tmp_path, training_opts):
         (whole, 0, "PROPOSAL_FILES_TRAIN 0 files; give one for each"),
         ({**whole, "scores": None}, 1, "no 'objectness_logits'"),
         ({**whole, "boxes": one}, 1, "as many ids as boxes"),
-        ({**whole, "indexes": [i or -1 for i in ids]}, 1, "no proposals for 1 of its .* the id"),
+        (
+            {**whole, "indexes": [-1 if i == max(ids) else i for i in ids]},
+            1,
+            "no proposals for 1 of its .* the id",
+        ),
         (whole, 1, None),
     ):
         file.write_bytes(pickle.dumps(content))
