@@ -11,13 +11,7 @@ from .contrasts import Placements
 from .evidence import Evidence
 from .shares import Estimate, share_of
 
-__all__ = [
-    "FEWEST_PICTURES",
-    "MisplacedBoxes",
-    "find_misplaced_boxes",
-    "find_unexpected_boxes",
-    "how_surely",
-]
+__all__ = ["FEWEST_PICTURES", "MisplacedBoxes", "find_misplaced_boxes", "find_unexpected_boxes"]
 
 #: With annotations, to say anything of boxes; and the folds of the regression.
 FEWEST_PICTURES = 5
@@ -89,10 +83,11 @@ def find_unexpected_boxes(placements: Placements, pictures: np.ndarray) -> Mispl
         placements: about N annotations.
         pictures: (N,) the picture of each.
     """
-    suggestion = placements.located
+    suggestion, contrasts = placements.located, np.sort(placements.contrasts)
     if len(np.unique(pictures)) < FEWEST_PICTURES:
         return MisplacedBoxes.unknown(suggestion)
-    log_ratio = _log_ratios(_of_contrasts(placements), pictures)
+    features = np.concatenate([contrasts, contrasts**2], axis=-1)
+    log_ratio = _log_ratios(features, pictures)
     if _area(log_ratio) < _SMALLEST_AREA:
         return _in_order(log_ratio, suggestion)
     share = _smallest_ratio(log_ratio[:, 0], log_ratio[:, 1:].ravel())
@@ -100,21 +95,6 @@ def find_unexpected_boxes(placements: Placements, pictures: np.ndarray) -> Mispl
     log_suspicion = np.log(share.value) + log_ratio[:, 0]
     suspicion = np.exp(-np.logaddexp(0, -4 * log_suspicion) / 4)
     return MisplacedBoxes(suspicion, suggestion, share)
-
-
-def how_surely(placements: Placements, pictures: np.ndarray) -> float:
-    """What localisers say tells decoys from annotated boxes: the area under the ROC curve.
-
-    Args:
-        placements, pictures: as :func:`find_unexpected_boxes` takes them, of five pictures or more.
-    """
-    return _area(_log_ratios(_of_contrasts(placements), pictures))
-
-
-def _of_contrasts(placements: Placements) -> np.ndarray:
-    """(N, 1 + D, 8) the contrasts of a box, sorted, and their squares."""
-    contrasts = np.sort(placements.contrasts)
-    return np.concatenate([contrasts, contrasts**2], axis=-1)
 
 
 def _log_ratios(features: np.ndarray, pictures: np.ndarray) -> np.ndarray:

@@ -12,13 +12,14 @@ from .appearance import as_tensor
 from .contrasts import Placements, rate
 from .evidence import place_decoys
 from .localiser import Localiser, new_localiser, train_localiser, windows_around
-from .misplaced_boxes import FEWEST_PICTURES, find_unexpected_boxes, how_surely
+from .misplaced_boxes import FEWEST_PICTURES, find_unexpected_boxes
 from .progress import Progress, silent
 from .surprise import Told
 
 __all__ = ["gather_placements", "judge_placements"]
 
 _FOLDS = 2
+_FEWEST_TO_LEARN_ON = 400  # annotations: with less than a hundred a localiser forgets what it knew
 _VIEWS = 4  # of each object, every second one mirrored
 # Of what is judged: a side, and where it may be moved to, are where the localiser has seen sides
 # equally often in a window, so that the window does not give the annotated one away.
@@ -38,10 +39,9 @@ def gather_placements(
     A detector sees small objects in few pixels, and has learned from what it judges.
     A localiser sees each object at the same size, and no more than about where it is.
 
-    Boxes are judged twice, if it can be said how many of them are badly placed: after the first
-    time, each localiser learns on from what the others said of the boxes that it learns from, and
-    need not doubt all of them alike. What is taken is the judgement that tells decoys from
-    annotated boxes more surely: of a few objects, to learn on is too much.
+    Boxes are judged twice, where there are some hundred and it can be said how many of them are
+    badly placed: after the first time, each localiser learns on from what the others said of the
+    boxes that it learns from, and need not doubt all of them alike.
 
     Args:
         model: one of Detectron2's detectors, with the backbone that a localiser starts from.
@@ -82,12 +82,11 @@ def gather_placements(
             "Give other weights, or leave the localisers out with --quick."
         )
     boxes = find_unexpected_boxes(first, annotations.image)
-    if not boxes.share.is_known:
+    if not boxes.share.is_known or len(annotations.ids) < _FEWEST_TO_LEARN_ON:
         return first
     told = Told(torch.from_numpy(boxes.suspicion), torch.from_numpy(first.near))
     second = learn_and_judge(told, "learns on from what the other says", "judge the boxes again")
-    surely = [how_surely(p, annotations.image) if _is_finite(p) else 0 for p in (first, second)]
-    if surely[1] < surely[0]:
+    if not (_is_finite(second) and find_unexpected_boxes(second, annotations.image).share.is_known):
         return first
     return second._replace(log_probs=first.log_probs)
 

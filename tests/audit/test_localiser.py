@@ -1,6 +1,7 @@
 """What localisers learn from annotations, and what they make of others."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from swn_d2.audit.localiser import (
 )
 from swn_d2.audit.misplaced_boxes import MisplacedBoxes, find_unexpected_boxes
 from swn_d2.audit.placements import _placed, gather_placements, judge_placements
+from swn_d2.audit.shares import Estimate
 from swn_d2.audit.surprise import Told, surprise, surprise_of_class, surprise_of_told
 from swn_d2.errors import UserError
 from tests.tiny import tiny_config, tiny_model
@@ -36,6 +38,7 @@ def small():
     """Smaller crops than a photograph takes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(localiser_module, "_SIDE", 64)
+        patch.setattr(placements_module, "_FEWEST_TO_LEARN_ON", 0)
         yield
 
 
@@ -419,7 +422,7 @@ def test_sides_in_a_mirror_image():
     assert mirrored[0].tolist() == [[8, 7, 6], [3, 4, 5], [2, 1, 0], [9, 10, 11]]
 
 
-@pytest.mark.parametrize("second", ["surer", "less sure", "diverged"])
+@pytest.mark.parametrize("second", ["known", "unknown", "diverged"])
 def test_each_localiser_learns_on_from_what_the_other_one_says(scenes, model, monkeypatch, second):
     """Of what it learns from itself it is told by who has not learned from that."""
     data, taught, found = scenes[0], [], []
@@ -428,10 +431,10 @@ def test_each_localiser_learns_on_from_what_the_other_one_says(scenes, model, mo
         taught.append((localiser, rows, told, seed))
 
     def judge(localiser, picture, placed, classes, rng):
-        """Decoys are told from annotated boxes, more surely or less so in the second round."""
+        """Decoys are told from annotated boxes, in the second round maybe no longer."""
         which, is_second = float(localiser is taught[0][0]), len(taught) > 2
         n, near = len(placed), np.full((len(placed), 4, 41), which, np.float32)
-        sure = (0.5 if second == "less sure" else 2.0) if is_second else 1.0
+        sure = 0.0 if second == "unknown" and is_second else 2.0
         contrasts = rng.normal(size=placed.shape) + sure * (placed[:, :1] == placed)
         if second == "diverged" and is_second:
             contrasts *= np.nan
@@ -452,16 +455,18 @@ def test_each_localiser_learns_on_from_what_the_other_one_says(scenes, model, mo
         assert localiser is taught[k][0] and (rows == taught[k][1]).all()
         assert told.near[rows].eq(1 - (k == 0)).all()
         assert (told.doubt.numpy() == found[0].suspicion).all() and told.doubt.std() > 0
-    # Boxes as the surer ones say, and classes as they were told first, by each of half of them.
-    assert (result.located == data.boxes + (second == "surer")).all()
+    # Boxes as they are told in the end, if they are, and classes as at first, by each of half.
+    assert (result.located == data.boxes + (second == "known")).all()
     assert sorted(np.unique(result.log_probs)) == [-3, -2]
 
 
-def test_where_it_can_not_be_told_how_many_are_badly_placed_there_is_no_second_round(
-    scenes, model, monkeypatch
-):
+@pytest.mark.parametrize("why", ["unknown", "too few"])
+def test_there_may_be_no_second_round(scenes, model, monkeypatch, why):
     data, taught = scenes[0], []
     unknown = MisplacedBoxes.unknown(data.boxes)
+    if why == "too few":
+        unknown = replace(unknown, share=Estimate(0.1, 0.0, 0.2))
+        monkeypatch.setattr(placements_module, "_FEWEST_TO_LEARN_ON", len(data.ids) + 1)
     monkeypatch.setattr(localiser_module, "_MOST_CROPS", 1)
     monkeypatch.setattr(placements_module, "find_unexpected_boxes", lambda *_: unknown)
     progress = lambda items, what: taught.append(what) or items  # noqa: E731
