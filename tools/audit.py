@@ -239,11 +239,16 @@ def judge(args: argparse.Namespace, cfg: CfgNode, annotations: Annotations, star
     return audit_run(cfg, annotations, start, **how)
 
 
+def estimate_of(values: dict) -> Estimate:
+    """An estimate as ``audit.json`` has it."""
+    return Estimate(values["value"], values["low"], values["high"])
+
+
 def print_expected(content: dict, number: int) -> None:
     """Say how many of so many annotations are wrong, by the content of an ``audit.json``."""
     print(f"{number:,} annotations. Expected to be wrong:")
     for kind, values in content["expected"].items():
-        e = Estimate(values["value"], values["low"], values["high"])
+        e = estimate_of(values)
         interval = f" ({e.low:,.0f} to {e.high:,.0f})" if e.low < e.high else ""
         print(f"  {kind}: {e.value:,.0f}{interval}" if e.is_known else f"  {kind}: can't be told")
 
@@ -258,7 +263,7 @@ def write_annotations(args: argparse.Namespace, annotations: Annotations, conten
             drop = round(args.drop_share * len(annotations.ids))
         elif args.drop_expected:
             expected = content["expected"].items()
-            estimates = [Estimate(**e) for kind, e in expected if kind in KINDS]
+            estimates = [estimate_of(values) for kind, values in expected if kind in KINDS]
             drop = round(sum(estimate.value for estimate in estimates))
             if drop == 0 and not all(estimate.is_known for estimate in estimates):
                 raise UserError(
