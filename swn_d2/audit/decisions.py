@@ -125,7 +125,7 @@ class _Rows:
 
 def _is_about(decision: Mapping[str, str], row: dict[str, Any]) -> bool:
     """Whether a decision is about what this row says: what is kept is right, whatever it says."""
-    if _plain(decision["image_id"]) != _plain(row["image_id"]):
+    if any(_plain(decision[key]) != _plain(row[key]) for key in ("image_id", "bbox")):
         return False
     if decision[DECISION] == KEEP:
         return True

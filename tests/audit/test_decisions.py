@@ -98,6 +98,7 @@ def test_large_ids(tmp_path):
         row["id"] = 123456789012345670 + i
     rows = read_decisions(write(tmp_path / "audit.csv", {"100": "keep"}))
     rows[0]["id"] = "123456789012345671"
+    rows[0]["bbox"] = " ".join(map(str, content["annotations"][1]["bbox"]))
     rows = decided(content, rows)["annotations"]
     assert ["decided" in row for row in rows] == [False, True, False, False, False, False]
 
@@ -161,6 +162,7 @@ def test_a_number_to_drop(tmp_path):
         ("102", "suggested_bbox", "1 2 3 4"),
         ("104", "duplicate_of", "100"),
         ("100", "image_id", "1"),
+        ("100", "bbox", "0 10 40 51"),
     ],
 )
 def test_of_another_audit(id_, column, value, tmp_path):
@@ -168,7 +170,7 @@ def test_of_another_audit(id_, column, value, tmp_path):
     row[column] = value
     with pytest.raises(UserError, match=f"annotation {id_}, picture ., of which audit.json says"):
         decided(document(AUDIT), [row])
-    row["image_id"] = "0"
+    row |= {"image_id": "0", "bbox": row["bbox"].replace("51", "50")}
     decided(document(AUDIT), [{**row, "decision": "keep"}])  # right, whatever is said of it
 
 
