@@ -146,17 +146,14 @@ def _encoded(text: str) -> bytes:
     return text.encode("utf-8", errors="backslashreplace")
 
 
-def write_whole(file: Path, write: Callable[[Path], object], *, by: object = "") -> None:
-    """As :func:`write_text`, for a function that writes to the path that it is given.
-
-    Args:
-        by: tells the unfinished files of several writers apart. Without it, the one that a writer
-            left that was killed is overwritten by the next.
+def write_whole(file: Path, write: Callable[[Path], object]) -> None:
+    """As :func:`write_text`, for a function that writes to the path that it is given. There must be
+    one writer at a time: what one left that was killed is overwritten by the next.
 
     Raises:
         UserError: it can't be written.
     """
-    partial = file.with_name(f"{file.name}.{by}.partial" if by else f"{file.name}.partial")
+    partial = file.with_name(f"{file.name}.partial")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write(partial)
