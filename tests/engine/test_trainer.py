@@ -138,6 +138,9 @@ def test_resumed_with_other_rates(tmp_path, caplog):
     expected = train(given_batches_config(tmp_path / "anew", *opts), resume=False)
     settings = [t._trainer.optimizer.settings() for t in (second, expected)]
     assert settings[0] == settings[1] != before
+    # The schedule goes on from them.
+    rates = [[g["lr"] for g in t._trainer.optimizer.param_groups] for t in (second, expected)]
+    assert rates[0] == pytest.approx(rates[1])
     # And those of the first iteration after it, too.
     third = GivenBatches(given_batches_config(tmp_path, *opts, "SOLVER.BASE_LR", 2e-5))
     third.resume_or_load(resume=True)
