@@ -294,6 +294,18 @@ def numbers_for_names(content):
         category["name"] = category["id"]
 
 
+def hashes_for_ids(content):
+    """Some of the pictures have ids that need all of 64 bits."""
+    ids = {
+        image["id"]: image["id"] + (2**64 - 999 if i % 2 else 0)
+        for i, image in enumerate(content["images"])
+    }
+    for image in content["images"]:
+        image["id"] = ids[image["id"]]
+    for annotation in content["annotations"]:
+        annotation["image_id"] = ids[annotation["image_id"]]
+
+
 def another_class(content):
     content["categories"].append({"id": 99, "name": "other"})
 
@@ -320,7 +332,10 @@ TRAINING_SETS = [
     (another_class, "mine_train and mine_val differ in their categories & 11 & 10"),
 ]
 TEST_SETS = [
-    (of_all(id=lambda annotation: f"a{annotation['id']}"), "an id that & take for a number"),
+    (of_all(id=lambda annotation: f"a{annotation['id']}"), "an id that & take for a whole number"),
+    (of_all(id=lambda annotation: annotation["id"] + 0.5), "an id that & take for a whole number"),
+    (of_all(id=lambda annotation: -annotation["id"]), "an id that & take for a whole number"),
+    (hashes_for_ids, '"images" are not kept by COCO & 2^63'),
     (of_all(area="9"), '"area" that is not a finite number'),
     (of_all(area=None), '"area" that is not a finite number'),
     (of_all(area=math.nan), '"area" that is not a finite number'),

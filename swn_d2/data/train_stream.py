@@ -44,10 +44,13 @@ class TrainStream:
             mapper: makes of a dataset dict what the model is given.
 
         Raises:
-            UserError: there is no such sampler.
+            UserError: there is no such sampler, or the shapes of the images, by which they are to
+                be grouped, are not known.
         """
         self.num_images = len(dataset)
         self._make_sampler = _choose_sampler(cfg, dataset)
+        if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
+            _check_have_shapes(dataset)
         # As Detectron2's AspectRatioGroupedDataset tells them apart.
         self._is_wide = [
             cfg.DATALOADER.ASPECT_RATIO_GROUPING and image["width"] > image["height"]
@@ -146,6 +149,17 @@ def end_with_parent(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=wait_for_signal, daemon=True).start()
+
+
+def _check_have_shapes(dataset: list[dict]) -> None:
+    without = [record for record in dataset if not {"width", "height"} <= record.keys()]
+    if without:
+        raise UserError(
+            f"{len(without)} of the {len(dataset)} records of the training set have no width and "
+            f"height (the first is that of {without[0]['file_name']}), by which images are "
+            "grouped; have the function that loads the data set give both, or set "
+            "DATALOADER.ASPECT_RATIO_GROUPING to False."
+        )
 
 
 def _choose_sampler(cfg, dataset: list[dict]) -> Callable[..., Sampler]:

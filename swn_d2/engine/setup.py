@@ -200,6 +200,8 @@ def _check_options_of_our_classes(cfg):
         ("MODEL.ROI_BOX_HEAD.LOG_VARIANCE", cfg.MODEL.ROI_BOX_HEAD.LOG_VARIANCE),
         ("MODEL.IOU_HEAD.ENABLED", cfg.MODEL.IOU_HEAD.ENABLED),
         ("MODEL.SAMPLE_WEIGHTER.CLASS_WEIGHTS", len(cfg.MODEL.SAMPLE_WEIGHTER.CLASS_WEIGHTS) > 0),
+        ("MODEL.SAMPLE_WEIGHTER.NAME", cfg.MODEL.SAMPLE_WEIGHTER.NAME not in ("SWN", "Uniform")),
+        ("MODEL.SAMPLE_WEIGHTER.CONTROL", cfg.MODEL.SAMPLE_WEIGHTER.CONTROL != "none"),
     ):
         if is_on:
             raise UserError(f"{option} has no effect on {stock}")

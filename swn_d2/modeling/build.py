@@ -8,11 +8,13 @@ from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 
 from ..errors import UserError
 from ..weighting import SWN, SampleWeighter, build_sample_weighter
+from ..weighting.kl_loss import KLLoss
+from ..weighting.ohem import OHEM
 from .box_losses import box_loss_dim
 
 __all__ = [
     "build_weighter",
-    "refuse_untrained_variance",
+    "check_regions",
     "same_random_numbers_after",
     "warn_of_l1",
 ]
@@ -42,8 +44,31 @@ def build_weighter(cfg, *, box_loss_type: str, has_mask: bool) -> SampleWeighter
         )
 
 
-def refuse_untrained_variance(weighter: SampleWeighter, detector: FastRCNNOutputLayers) -> None:
-    """Raise a UserError if a layer for variances would get no gradient."""
+def check_regions(
+    weighter: SampleWeighter,
+    detector: FastRCNNOutputLayers,
+    *,
+    has_mask: bool,
+    positive_fraction: float,
+) -> None:
+    """Raise a UserError if the weighter is not for the regions of an R-CNN, or not for their box
+    loss. A config is checked before; a detector can be made without one.
+
+    Args:
+        has_mask: whether there is a mask loss per region.
+        positive_fraction: of the regions that the detector samples.
+    """
+    columns = box_loss_dim(detector.box_reg_loss_type)
+    weighter.check_detector(is_dense=False, box_loss_dim=columns, has_mask=has_mask)
+    if isinstance(weighter, KLLoss):
+        factor = detector.loss_weight.get("loss_box_reg", 1.0)
+        weighter.check_box_loss(columns, detector.smooth_l1_beta, factor)
+    if isinstance(weighter, OHEM) and positive_fraction != 1:
+        raise UserError(
+            "the sample weighter OHEM selects from all proposals; set MODEL.ROI_HEADS."
+            "POSITIVE_FRACTION to 1.0, and BATCH_SIZE_PER_IMAGE to more than an image's proposals "
+            "and objects."
+        )
     if detector.log_variance is not None and not weighter.uses_log_variance:
         raise UserError(
             "MODEL.ROI_BOX_HEAD.LOG_VARIANCE is True, but the sample weighter "

@@ -18,13 +18,7 @@ from torch.nn.functional import log_softmax
 
 from ..errors import UserError
 from ..weighting import SampleLosses, SampleStatistics, SampleWeighter, with_mask_losses
-from .box_losses import box_loss_dim
-from .build import (
-    build_weighter,
-    refuse_untrained_variance,
-    same_random_numbers_after,
-    warn_of_l1,
-)
+from .build import build_weighter, check_regions, same_random_numbers_after, warn_of_l1
 from .fast_rcnn import SWNFastRCNNOutputLayers
 from .iou_head import IoUHead
 from .mask_head import has_sample_losses, sample_mask_losses
@@ -51,11 +45,6 @@ class _Samples:
     @property
     def weights_masks(self) -> bool:
         return self.mask_on and has_sample_losses(self.mask_head)
-
-    @staticmethod
-    def _check(weighter: SampleWeighter, predictor: SWNFastRCNNOutputLayers, has_mask: bool):
-        columns = box_loss_dim(predictor.box_reg_loss_type)
-        weighter.check_detector(is_dense=False, box_loss_dim=columns, has_mask=has_mask)
 
     def _forward_mask(self, features: dict[str, Tensor], instances: list[Instances]):
         if self.training and self.weights_masks:
@@ -113,11 +102,15 @@ class SWNROIHeads(_Samples, StandardROIHeads):
                 train.
         """
         super().__init__(**kwargs)
-        self._check(sample_weighter, self.box_predictor, has_mask=self.weights_masks)
+        check_regions(
+            sample_weighter,
+            self.box_predictor,
+            has_mask=self.weights_masks,
+            positive_fraction=self.positive_fraction,
+        )
         self.sample_weighter = sample_weighter
         self.iou_head = iou_head
         self._targets: list[Instances] | None = None  # the objects of the batch in training
-        refuse_untrained_variance(sample_weighter, self.box_predictor)
         if iou_head is None and self._is_iou_guided:
             raise UserError(
                 "MODEL.NMS.METHOD is iou_guided, which needs the IoU head; set "
@@ -227,10 +220,13 @@ class SWNCascadeROIHeads(_Samples, CascadeROIHeads):
                 "give one for each stage."
             )
         for stage, weighter in enumerate(sample_weighters):
-            has_mask = self.weights_masks and stage == 0
-            self._check(weighter, self.box_predictor[stage], has_mask=has_mask)
+            check_regions(
+                weighter,
+                self.box_predictor[stage],
+                has_mask=self.weights_masks and stage == 0,
+                positive_fraction=self.positive_fraction,
+            )
         self.sample_weighter = nn.ModuleList(sample_weighters)
-        refuse_untrained_variance(self.sample_weighter[0], self.box_predictor[0])
         warn_of_l1(self.sample_weighter[0], self.box_predictor[0])
         _warn_of_weight_1(self)
 

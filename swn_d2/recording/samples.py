@@ -38,11 +38,16 @@ _NUM_PICTURED = 100  # records with pictures in a run
 
 
 def weighters_of(model: nn.Module) -> dict[str, SampleWeighter]:
-    """The sample weighters of a detector: "" -> it, or "stage0", ... -> those of a cascade."""
-    named = [(n, m) for n, m in model.named_modules() if isinstance(m, SampleWeighter)]
+    """The sample weighters of a detector: "" -> it, or "stage0", ... -> those of a cascade. What a
+    weighter is made of is none of the detector's."""
+    named: dict[str, SampleWeighter] = {}
+    for name, module in model.named_modules():  # the outer ones come first
+        is_inside = any(name.startswith(f"{outer}.") for outer in named)
+        if isinstance(module, SampleWeighter) and not is_inside:
+            named[name] = module
     if len(named) == 1:
-        return {"": named[0][1]}
-    return {f"stage{name.rsplit('.', 1)[-1]}": module for name, module in named}
+        return {"": next(iter(named.values()))}
+    return {f"stage{name.rsplit('.', 1)[-1]}": module for name, module in named.items()}
 
 
 @torch.no_grad()

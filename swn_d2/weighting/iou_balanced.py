@@ -42,7 +42,7 @@ class IoUBalanced(SampleWeighter):
         result = SampleWeights()
         for task, power in self.powers.items():
             weights = iou.pow(power)
-            factor = preserve_total_loss(weights, statistics.loss(task), positives)
+            factor = preserve_total_loss(weights, statistics.counted_loss(task), positives)
             weights = torch.where(positives, weights * factor, torch.ones_like(weights))
             setattr(result, task, weights)
         return result

@@ -38,17 +38,23 @@ class KLLoss(SampleWeighter):
                 "MODEL.SAMPLE_WEIGHTER.NAME is KLLoss, which needs the variances of the predicted "
                 "boxes; set MODEL.ROI_BOX_HEAD.LOG_VARIANCE to True."
             )
-        if box_loss_dim != 4 or head.SMOOTH_L1_BETA != 1:
+        cls.check_box_loss(box_loss_dim, head.SMOOTH_L1_BETA, head.BBOX_REG_LOSS_WEIGHT)
+        return super().from_config(cfg, box_loss_dim=box_loss_dim, has_mask=has_mask)
+
+    @staticmethod
+    def check_box_loss(box_loss_dim: int, beta: float, factor: float) -> None:
+        """Raise a UserError unless the box loss has columns, of smooth-L1, with this beta, and the
+        detector multiplies it by 1."""
+        if box_loss_dim != 4 or beta != 1:
             raise UserError(
                 "MODEL.SAMPLE_WEIGHTER.NAME is KLLoss, which is defined on smooth-L1 with beta 1; "
                 "set MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE to smooth_l1 and SMOOTH_L1_BETA to 1.0."
             )
-        if head.BBOX_REG_LOSS_WEIGHT != 1:
+        if factor != 1:
             raise UserError(
                 "MODEL.SAMPLE_WEIGHTER.NAME is KLLoss, of which MODEL.ROI_BOX_HEAD."
                 "BBOX_REG_LOSS_WEIGHT would scale one term and not the other; set it to 1.0."
             )
-        return super().from_config(cfg, box_loss_dim=box_loss_dim, has_mask=has_mask)
 
     def forward(self, statistics: SampleStatistics) -> SampleWeights:
         """Box weights (R, 4) and ``loss_kl``, the mean of a / 2 that is divided as the box loss

@@ -46,7 +46,9 @@ def preserve_total_loss(weights: Tensor, losses: Tensor, group: Tensor) -> Tenso
     change the balance between groups and tasks nor act as a learning rate.
 
     Args:
-        weights, losses, group: (R,) positive weights, non-negative losses, the bool mask.
+        weights, losses, group: (R,) positive weights, non-negative losses, the bool mask. The
+            losses are those that are counted, :meth:`.SampleStatistics.counted_loss`: what the data
+            leave out has no total to be kept.
 
     Returns:
         0-d tensor ``sum_i L_i / sum_i w_i L_i`` over the group; 1 where the group has no loss.

@@ -50,13 +50,17 @@ class OHEM(SampleWeighter):
     @classmethod
     def from_config(cls, cfg, *, box_loss_dim: int, has_mask: bool) -> dict[str, Any]:
         """Raises a UserError if the detector would hand over a random sample of its proposals."""
-        heads, num_proposals = cfg.MODEL.ROI_HEADS, cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN
+        heads = cfg.MODEL.ROI_HEADS
+        key, num_proposals = "MODEL.RPN.POST_NMS_TOPK_TRAIN", cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN
+        if cfg.MODEL.LOAD_PROPOSALS:
+            key = "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN"
+            num_proposals = cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN
         if heads.POSITIVE_FRACTION != 1 or heads.BATCH_SIZE_PER_IMAGE <= num_proposals:
             raise UserError(
                 "MODEL.SAMPLE_WEIGHTER.NAME is OHEM, which selects from all proposals; set "
                 "MODEL.ROI_HEADS.POSITIVE_FRACTION to 1.0, and MODEL.ROI_HEADS."
-                f"BATCH_SIZE_PER_IMAGE to more than the {num_proposals} proposals of "
-                "MODEL.RPN.POST_NMS_TOPK_TRAIN and an image's objects."
+                f"BATCH_SIZE_PER_IMAGE to more than the {num_proposals} proposals of {key} and an "
+                "image's objects."
             )
         return super().from_config(cfg, box_loss_dim=box_loss_dim, has_mask=has_mask)
 
@@ -76,9 +80,10 @@ class OHEM(SampleWeighter):
     def select(self, statistics: SampleStatistics) -> Tensor:
         """(R,) bool, the regions that count."""
         image, is_foreground = statistics.detail("image"), statistics.is_foreground
-        loss = statistics.cls_loss + statistics.loss("box")  # NaN is sorted last
+        # What the data let count; NaN is sorted last.
+        loss = statistics.counted_loss("cls") + statistics.counted_loss("box")
         rank = rank_within(2 * image + is_foreground, -loss)
-        positives = is_foreground & (rank < self.max_positives)
+        positives = is_foreground & statistics.counts() & (rank < self.max_positives)
         positives_of_image = torch.bincount(image, weights=positives.float())
         negatives = ~is_foreground & (rank < self.num_samples - positives_of_image[image])
         return positives | negatives

@@ -103,14 +103,16 @@ class JointOptimizer(Optimizer):
 
 
 def sample_weighter_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The trainable parameters of all the :class:`SampleWeighter` in ``model``."""
-    return [
-        parameter
+    """The trainable parameters of all the :class:`SampleWeighter` in ``model``, each once, also
+    where one weighter is made of others."""
+    parameters = {
+        id(parameter): parameter
         for module in model.modules()
         if isinstance(module, SampleWeighter)
         for parameter in module.parameters()
         if parameter.requires_grad
-    ]
+    }
+    return list(parameters.values())
 
 
 def join_adam(

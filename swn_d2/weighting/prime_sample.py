@@ -102,7 +102,8 @@ class PrimeSample(SampleWeighter):
         rank = iou_hlr(statistics.iou[positives], statistics.detail("object")[positives], gt_class)
         # Equal ranks have equal importance in every class, that of the largest class.
         importance = 1 - rank / gt_class.bincount().max()
-        return _keep_total(_power(importance, *self.isr_p), statistics.cls_loss[positives])
+        counted = statistics.counted_loss("cls")[positives]
+        return _keep_total(_power(importance, *self.isr_p), counted)
 
     def _isr_of_negatives(self, statistics: SampleStatistics, negatives: Tensor) -> Tensor:
         scores = statistics.detail("pred_score").float()[negatives]
@@ -110,7 +111,8 @@ class PrimeSample(SampleWeighter):
         image = statistics.detail("image")[negatives]
         rank = score_hlr(boxes, scores, image, self.nms_threshold)
         importance = 1 - rank / len(negatives)
-        return _keep_total(_power(importance, *self.isr_n), statistics.cls_loss[negatives])
+        counted = statistics.counted_loss("cls")[negatives]
+        return _keep_total(_power(importance, *self.isr_n), counted)
 
 
 def iou_hlr(iou: Tensor, objects: Tensor, gt_class: Tensor) -> Tensor:

@@ -193,6 +193,25 @@ class SampleStatistics:
         """(R,) the loss of ``task``, summed over the columns of the box loss."""
         return self.box_loss.sum(dim=1) if task == "box" else getattr(self, f"{task}_loss")
 
+    def counts(self) -> Tensor:
+        """(R,) bool, whether the data let the sample count at all."""
+        if "given_weight" not in self.details:
+            return torch.ones_like(self.is_foreground)
+        return self.detail("given_weight") > 0
+
+    def counted_loss(self, task: str) -> Tensor:
+        """(R,) the loss of ``task`` as much as the data let it count: what the detector sums up
+        without a weighter. The total of a group is one of these; what a sample looks like is
+        :meth:`loss`."""
+        if "given_weight" not in self.details:
+            return self.loss(task)
+        if task != "cls":
+            return self.loss(task) * self.detail(f"given_{task}_weight")
+        # A part of the other, and finite where that is.
+        label = torch.nan_to_num(self.detail("label_loss").detach().float()).minimum(self.cls_loss)
+        of_label = (1 - self.detail("given_label_weight")) * label
+        return self.detail("given_weight") * (self.cls_loss - of_label)
+
     def detail(self, name: str) -> Tensor:
         """One of these, computed when it is asked for. Detached unless it says otherwise.
 

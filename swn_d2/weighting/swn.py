@@ -103,8 +103,16 @@ class SWN(SampleWeighter):
         check("MODEL.SWN.EXPONENT", exponent, exponent > 0, "greater than 0")
         check("MODEL.SWN.CLAMP", clamp, clamp > 0, "greater than 0")
         check("MODEL.SWN.STRENGTH", strength, 0 <= strength <= 1, "between 0 and 1")
-        check("MODEL.SWN.EASE_IN", ease_in, 0 <= ease_in[0] <= ease_in[1], "0 <= start <= end")
+        check(
+            "MODEL.SWN.EASE_IN",
+            ease_in,
+            len(ease_in) == 2
+            and all(isinstance(iteration, int) for iteration in ease_in)
+            and 0 <= ease_in[0] <= ease_in[1],
+            "two iterations for the constructor, 0 <= start <= end (a config has shares)",
+        )
         for task, value in lambdas.items():
+            check_choice("the lambdas of SWN", task, TASKS)
             check(f"MODEL.SWN.LAMBDA_{task.upper()}", value, value >= 0, "at least 0")
         check_choice("MODEL.SWN.BOX_LOSS_FEATURE", box_loss_feature, ("columns", "sum"))
         check_choice("MODEL.SWN.HEADS", heads, ("separate", "shared"))
@@ -138,7 +146,7 @@ class SWN(SampleWeighter):
             self.rightness = ClassRightness(box_loss_dim=box_loss_dim)
             self.tasks = tuple(task for task in self.tasks if task != "cls")
 
-        self.lambdas = dict(lambdas)
+        self.lambdas = {**LAMBDAS, **lambdas}
         self.exponent = exponent
         self.clamp = clamp
         self.cls_averaging = cls_averaging
@@ -231,7 +239,8 @@ class SWN(SampleWeighter):
             w = torch.exp(-self.exponent * m)
             seen, trained = w.detach(), w
             if self.relative:
-                seen, trained = self._relative(
+                seen = self._keep_totals(w.detach(), statistics.counted_loss(task), groups)
+                trained = self._in_units_of_mean(
                     w, losses, groups, divisors, normalizer, self.lambdas[task]
                 )
             setattr(result, task, 1 + amount * (seen - 1))
@@ -246,7 +255,16 @@ class SWN(SampleWeighter):
             result.learned[task] = w.detach()
         return result
 
-    def _relative(
+    @staticmethod
+    def _keep_totals(w: Tensor, counted: Tensor, groups: list[Tensor]) -> Tensor:
+        """(R,) the weights as the detector sees them, with which every group keeps its total of
+        the losses that are counted."""
+        seen = torch.ones_like(w)
+        for group in groups:
+            seen = torch.where(group, w * preserve_total_loss(w, counted, group), seen)
+        return seen
+
+    def _in_units_of_mean(
         self,
         w: Tensor,
         losses: Tensor,
@@ -254,23 +272,20 @@ class SWN(SampleWeighter):
         divisors: list,
         normalizer,
         weight_of_regularizer: float,
-    ) -> tuple[Tensor, Tensor]:
-        """The weights as the detector sees them, and as they train the network; both (R,).
+    ) -> Tensor:
+        """(R,) the weights as they train the network.
 
         For a group G with regulariser ``lambda sum_G m / D`` the second term must be
         ``lambda / k sum_G w_i l_i / D``, with ``l_i = L_i / mean_G(L)``, for w to be stationary
         at ``1 / l_i``. The detector will multiply by ``L_i / N``, hence the scale.
         """
-        seen, trained = torch.ones_like(w), torch.zeros_like(w)
+        trained = torch.zeros_like(w)
         for group, divisor in zip(groups, divisors, strict=True):
-            seen = torch.where(
-                group, w.detach() * preserve_total_loss(w.detach(), losses, group), seen
-            )
             mean_loss = group_mean(losses, group)
             scale = weight_of_regularizer * normalizer / (self.exponent * divisor * mean_loss)
             scale = torch.where(mean_loss > 0, scale, torch.zeros_like(scale))
             trained = trained + w * group * scale
-        return seen, trained
+        return trained
 
     def _groups(self, task: str, is_foreground: Tensor) -> list[Tensor]:
         if task != "cls":

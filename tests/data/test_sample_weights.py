@@ -210,6 +210,7 @@ def test_every_kind_of_number(mapper_cfg, record, weight):
 def first_instances(cfg, name):
     """What the trainer's loader hands to a detector."""
     cfg.DATASETS.TRAIN = (name,)
+    cfg.MODEL.ROI_HEADS.NAME = "SWNROIHeads"  # which looks at the weights
     (mapped,) = next(iter(SWNTrainer.build_train_loader(cfg)))
     return mapped["instances"]
 

@@ -162,3 +162,11 @@ def is_running(number):
         return bool(Path(f"/proc/{number}/cmdline").read_bytes())
     except OSError:
         return False
+
+
+def test_records_without_a_shape():
+    records = [IMAGES[0], {"image_id": 9, "file_name": "9.png", "annotations": []}]
+    with pytest.raises(UserError, match="1 of the 2 records .* no width .* 9.png"):
+        TrainStream(config(), dataset=records, mapper=drawing)
+    ungrouped = config("DATALOADER.ASPECT_RATIO_GROUPING", False)
+    assert TrainStream(ungrouped, dataset=records, mapper=drawing).num_images == 2

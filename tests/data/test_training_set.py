@@ -214,3 +214,15 @@ def test_a_damaged_png_is_named(tmp_path):
     mapper = NamingDatasetMapper(get_cfg(), is_train=False)
     with pytest.raises(UserError, match=r"cannot use image .*a\.png \(image id 7\): broken PNG"):
         mapper({"file_name": str(file), "image_id": 7, "width": 300, "height": 300})
+
+
+def test_weights_that_a_data_set_makes_as_it_is_loaded(two_sets):
+    records = DatasetCatalog.get("second")
+    records[1]["annotations"][0]["box_weight"] = 0.0
+    DatasetCatalog.remove("second")
+    DatasetCatalog.register("second", lambda: records)
+    two_sets.MODEL.ROI_HEADS.NAME = "SWNROIHeads"
+    assert load_training_set(two_sets)
+    two_sets.MODEL.ROI_HEADS.NAME = "StandardROIHeads"
+    with pytest.raises(UserError, match="first, second: 1 annotations .* box_weight, .* no effect"):
+        load_training_set(two_sets)

@@ -7,6 +7,8 @@ from detectron2.solver import build_lr_scheduler, build_optimizer
 
 from swn_d2.engine import JointOptimizer, build_joint_optimizer, sample_weighter_parameters
 from swn_d2.errors import UserError
+from swn_d2.recording.samples import weighters_of
+from swn_d2.weighting import SWN, SampleWeighter
 from tests.tiny import batch, tiny_config, tiny_model, training_losses
 
 
@@ -189,3 +191,18 @@ def test_grad_scaler_skips_both_members_together():
             assert torch.equal(parameter, old) != is_finite
     # Unscaled: SGD's step is 0.1 times the gradient of 1.
     torch.testing.assert_close(parameters[0].detach(), torch.full((2,), 0.9))
+
+
+class Twofold(SampleWeighter):
+    """A weighter that is made of another."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = SWN()
+
+
+def test_what_a_weighter_is_made_of_is_stepped_once():
+    detector = torch.nn.ModuleDict({"sample_weighter": Twofold()})
+    parameters = sample_weighter_parameters(detector)
+    assert len(parameters) == len(list(detector.parameters())) == len(set(map(id, parameters)))
+    assert weighters_of(detector) == {"": detector["sample_weighter"]}

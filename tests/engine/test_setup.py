@@ -79,6 +79,8 @@ def test_every_detector_passes_up_to_its_data(tmp_path, detector, weights):
         ("MODEL.ROI_BOX_HEAD.LOG_VARIANCE", True),
         ("MODEL.IOU_HEAD.ENABLED", True),
         ("MODEL.SAMPLE_WEIGHTER.CLASS_WEIGHTS", [1.0, 2.0, 3.0]),
+        ("MODEL.SAMPLE_WEIGHTER.NAME", "IoUBalanced"),
+        ("MODEL.SAMPLE_WEIGHTER.CONTROL", "shuffle"),
     ],
 )
 def test_an_option_that_a_stock_detector_would_leave_out(detector, option, value):

@@ -240,3 +240,31 @@ def test_images_with_and_without_weights_in_a_batch(detector):
     without = Step(detector, inputs)
     for name, loss in with_ones.losses.items():
         assert torch.equal(loss, without.losses[name])
+
+
+@pytest.mark.parametrize(
+    "detector, weighter, tasks",
+    [
+        *[(detector, "SWN", ("cls", "box", "mask")) for detector in DETECTORS],
+        *[(detector, "IoUBalanced", ("cls", "box")) for detector in DETECTORS],
+        ("faster_rcnn", "PrimeSample", ("cls",)),
+    ],
+)
+def test_a_group_keeps_the_total_of_what_the_data_count(detector, weighter, tasks):
+    """What they leave out may be what the weighter would count least, and passes nothing on."""
+    inputs = weighted_batch(WEIGHTS)
+    for x, of_image in zip(inputs, ([1.0, 0.0], [0.5]), strict=True):
+        x["instances"].gt_label_weight = torch.tensor(of_image)
+    step = Step(detector, inputs, weighter=weighter)
+    for stage, (statistics, weights) in enumerate(step.seen):
+        for task in tasks:
+            if task == "mask" and statistics.mask_loss is None:
+                continue
+            counted, weight = statistics.counted_loss(task), getattr(weights, task)
+            assert (counted != statistics.loss(task))[statistics.foreground].any()
+            assert stage > 0 or ((weight - 1).abs() > 1e-4)[statistics.foreground].any()
+            group = statistics.is_foreground
+            torch.testing.assert_close((weight * counted)[group].sum(), counted[group].sum())
+            if weights.label is None:
+                unweighted = counted.sum() / statistics.normalizers[task]
+                torch.testing.assert_close(step.loss(task, stage).detach(), unweighted)

@@ -2,8 +2,13 @@
 
 import pytest
 import torch
+from detectron2.modeling import build_backbone
 
+from swn_d2.engine.setup import check_detector
 from swn_d2.errors import UserError
+from swn_d2.modeling import SWNROIHeads
+from swn_d2.weighting.kl_loss import KLLoss
+from swn_d2.weighting.ohem import OHEM
 from tests.tiny import (
     batch,
     batch_with_empty_image,
@@ -67,6 +72,29 @@ def test_ohem_needs_all_proposals():
     with pytest.raises(UserError, match="BATCH_SIZE_PER_IMAGE"):
         few = ["MODEL.ROI_HEADS.POSITIVE_FRACTION", 1.0, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 50]
         tiny_model(tiny_config("MODEL.SAMPLE_WEIGHTER.NAME", "OHEM", *few))
+    few = ("MODEL.LOAD_PROPOSALS", True, *ALL_PROPOSALS)
+    with pytest.raises(UserError, match="2000 proposals of DATASETS.PRECOMPUTED_PROPOSAL_TOPK"):
+        check_detector(tiny_config("MODEL.SAMPLE_WEIGHTER.NAME", "OHEM", *few))
+
+
+@pytest.mark.parametrize(
+    "weighter, opts, words",
+    [
+        (OHEM, [], "OHEM selects from all proposals"),
+        (KLLoss, ["MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA", 0.0], "smooth-L1 with beta 1"),
+        (KLLoss, ["MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE", "giou"], "smooth-L1 with beta 1"),
+        (KLLoss, ["MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT", 2.0], "would scale one term"),
+    ],
+)
+def test_heads_that_are_made_without_a_config(weighter, opts, words):
+    """As by a LazyConfig: no ``from_config`` of the weighter has seen the detector."""
+    has_variance = weighter is KLLoss
+    opts = ["MODEL.ROI_BOX_HEAD.LOG_VARIANCE", has_variance, *opts]
+    cfg = tiny_config("MODEL.SAMPLE_WEIGHTER.NAME", "Uniform", *opts)
+    arguments = SWNROIHeads.from_config(cfg, build_backbone(cfg).output_shape())
+    arguments["sample_weighter"] = weighter()
+    with pytest.raises(UserError, match=words):
+        SWNROIHeads(**arguments)
 
 
 def test_kl_loss_refuses_a_factor_of_one_of_its_terms():

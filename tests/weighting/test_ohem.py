@@ -89,3 +89,20 @@ def test_groups_may_be_empty(is_foreground):
 def test_ranges(key, value):
     with pytest.raises(UserError, match=f"MODEL.SAMPLE_WEIGHTER.OHEM.{key.upper()} is"):
         OHEM(**{key: value})
+
+
+def test_what_the_data_leave_out_takes_no_place():
+    """A positive that counts is selected though others, which do not, have larger losses."""
+    _, statistics = samples_of([0] * 5, [True, True, True, False, False])
+    statistics.cls_loss = torch.tensor([5.0, 4.0, 1.0, 0.3, 0.2])
+    statistics.box_loss = torch.zeros(5, 4)
+    ones = torch.ones(5)
+    details = {
+        "given_weight": lambda: torch.tensor([0.0, 0.0, 1.0, 1.0, 1.0]),
+        "given_box_weight": lambda: ones,
+        "given_label_weight": lambda: ones,
+        "label_loss": lambda: statistics.cls_loss / 2,
+    }
+    statistics = replace(statistics, details={**statistics.details, **details})
+    ohem = OHEM(num_samples=3, positive_fraction=0.5)
+    assert ohem.select(statistics).tolist() == [False, False, True, True, True]

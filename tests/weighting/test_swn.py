@@ -359,6 +359,8 @@ def test_iou_type_box_loss_has_one_column():
         ("clamp", -1.0, "CLAMP"),
         ("strength", 1.5, "STRENGTH"),
         ("ease_in", (5, 2), "EASE_IN"),
+        ("ease_in", (0.5, 0.75), "EASE_IN"),
+        ("ease_in", (5,), "EASE_IN"),
         ("box_loss_feature", "vector", "BOX_LOSS_FEATURE"),
         ("heads", "two", "HEADS"),
         ("init", "ones", "INIT"),
@@ -371,6 +373,12 @@ def test_iou_type_box_loss_has_one_column():
 def test_bad_arguments_name_their_key(argument, value, key):
     with pytest.raises(UserError, match=f"MODEL.SWN.{key}"):
         SWN(**{**RELATIVE, argument: value})
+
+
+def test_lambdas_that_are_not_given():
+    assert SWN(lambdas={"box": 0.3}).lambdas == {"cls": 0.5, "box": 0.3, "mask": 0.5}
+    with pytest.raises(UserError, match="lambdas of SWN has 'boxes', but .* cls, box, mask"):
+        SWN(lambdas={"boxes": 0.3})
 
 
 def test_classes_by_object_are_weighted_relatively():

@@ -168,12 +168,15 @@ def _are_numbers(values: object) -> bool:
 
 
 def _id_fault(annotation: dict) -> str | None:
-    """The evaluation keeps ids in an array of numbers."""
+    """The evaluation keeps ids in an array of numbers, and the compiled one as 64 bits."""
     try:
-        is_number = math.isfinite(float(annotation["id"]))
+        number = int(annotation["id"])
+        is_whole = number == float(annotation["id"]) or isinstance(annotation["id"], int)
     except (ValueError, OverflowError):
-        is_number = False
-    return None if is_number else "an id that COCO's evaluation can't take for a number"
+        is_whole = False
+    if is_whole and 0 <= number < 2**64:
+        return None
+    return "an id that COCO's evaluation can't take for a whole number from 0 to 2^64 - 1"
 
 
 def _area_fault(annotation: dict) -> str | None:

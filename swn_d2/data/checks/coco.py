@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import Metadata
 from detectron2.utils.file_io import PathManager
@@ -46,6 +47,8 @@ def check_coco(cfg: CfgNode, metadata: Metadata, *, is_train: bool, is_test: boo
     with _wrong_types_told(file):
         content = read_json(file)
         _check_sections(file, content, is_train)
+        if is_test:
+            _check_ids_are_kept(file, content)
         _check_sizes(file, content["images"], are_whole=cfg.MODEL.MASK_ON and is_test)
         check_pictures(file, metadata.image_root, content["images"])
         lacks = {}
@@ -159,6 +162,21 @@ def _check_unique_ids(file: str, content: dict, section: str) -> None:
             f'{file}: {len(repeated)} ids occur more than once in "{section}"; the first is '
             f"{repeated[0]}."
         )
+
+
+def _check_ids_are_kept(file: str, content: dict) -> None:
+    """The evaluation has ids sorted by numpy, which rounds whole numbers of other sizes than an
+    int64 has where they are mixed with smaller ones; nothing is found then of what has them."""
+    for section in ("images", "categories"):
+        ids = [entry["id"] for entry in content[section]]
+        kept = set(np.unique(ids).tolist())
+        lost = [entry_id for entry_id in ids if entry_id not in kept]
+        if lost:
+            raise UserError(
+                f'{file}: {len(lost)} ids in "{section}" are not kept by COCO\'s evaluation, which '
+                f"would find nothing there; the first is {lost[0]!r}. Give whole numbers below "
+                "2^63, or texts, throughout."
+            )
 
 
 def _check_sizes(file: str, images: list[dict], *, are_whole: bool) -> None:
