@@ -198,6 +198,12 @@ def _check_file(file: str, cfg: CfgNode, included_by: tuple[str, ...] = ()) -> N
             f"the config file {file} {what}, but a config has sections with keys, such as "
             f"SOLVER: {{BASE_LR: 0.01}}.{whose}"
         )
+    if isinstance(content.get("model"), dict) and "MODEL" not in content:
+        raise UserError(
+            f"the config file {file} is one of Detectron2's LazyConfig, from which the classes of "
+            "swn_d2 can be trained, but train_net.py and the tools need one with sections such as "
+            f"MODEL and SOLVER.{whose}"
+        )
     bases = content.pop("_BASE_", [])
     for base in bases if isinstance(bases, list) else [bases]:
         if not isinstance(base, str):

@@ -38,10 +38,11 @@ from swn_d2.audit.audit import (
 )
 from swn_d2.audit.decisions import decided, read_decisions
 from swn_d2.audit.earlier import find_audit, made_of
-from swn_d2.audit.files import AUDITED, corrected_json, to_csv, to_json, weighted_json
+from swn_d2.audit.files import corrected_json, is_as_written, to_csv, to_json, weighted_json
 from swn_d2.audit.page import write_page
 from swn_d2.audit.shares import Estimate
 from swn_d2.config import load_config
+from swn_d2.engine import folder_of_run
 from swn_d2.files import (
     cannot_write,
     check_outputs,
@@ -159,14 +160,12 @@ def check_files(files: list[Path], overwrite: bool) -> None:
 
 
 def check_written_here(file: Path) -> None:
-    """Raise a :class:`UserError` if a file of annotations exists that no audit has written."""
-    if not os.path.exists(file):
-        return
-    content = read_json(file)
-    info = content.get("info") if isinstance(content, dict) else None
-    if not (isinstance(info, dict) and info.get(AUDITED)):
+    """Raise a :class:`UserError` if a file of annotations exists that no audit has written, or that
+    was changed since."""
+    if os.path.exists(file) and not is_as_written(read_json(file)):
         raise UserError(
-            f"{file} exists, and no audit has written it; give another file with --write."
+            f"{file} exists, and is not what an audit has written: it is another file, or was "
+            "changed since; give another one with --write."
         )
 
 
@@ -209,9 +208,10 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 def start_weights(run: str) -> str:
     """The file of pretrained weights that a training started from; empty if it is not there."""
-    if not os.path.isdir(run):
+    folder = run if os.path.isdir(run) else folder_of_run(run)
+    if folder is None:
         return ""
-    weights = load_config(os.path.join(run, "config.yaml")).MODEL.WEIGHTS
+    weights = load_config(os.path.join(folder, "config.yaml")).MODEL.WEIGHTS
     if not weights:
         return ""
     with contextlib.suppress(Exception):  # of any kind, where a URL leads nowhere
@@ -262,14 +262,20 @@ def write_annotations(args: argparse.Namespace, annotations: Annotations, conten
         if args.drop_share is not None:
             drop = round(args.drop_share * len(annotations.ids))
         elif args.drop_expected:
-            expected = content["expected"].items()
-            estimates = [estimate_of(values) for kind, values in expected if kind in KINDS]
-            drop = round(sum(estimate.value for estimate in estimates))
-            if drop == 0 and not all(estimate.is_known for estimate in estimates):
+            expected = {
+                kind: estimate_of(values)
+                for kind, values in content["expected"].items()
+                if kind in KINDS
+            }
+            drop = round(sum(estimate.value for estimate in expected.values()))
+            unknown = [kind for kind, estimate in expected.items() if not estimate.is_known]
+            if drop == 0 and unknown:
                 raise UserError(
                     "it can't be told how many annotations are wrong, so that --drop-expected has "
                     "no number to drop; say how many with --drop-share."
                 )
+            if unknown:
+                print(f"Of the kind {', '.join(unknown)} no number is known, and none is dropped.")
         text = weighted_json(annotations, content, drop=drop)
     if args.overwrite:
         write_text(args.write, text)

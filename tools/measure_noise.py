@@ -29,7 +29,7 @@ with user_errors_exit():
 
 import numpy as np
 import torch
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 from scipy.stats import mannwhitneyu
@@ -39,6 +39,7 @@ from swn_d2.analysis.run_folder import RunFolder
 from swn_d2.data import load_training_set, unknown_dataset
 from swn_d2.engine import SafeCheckpointer, choose_device
 from swn_d2.own import add_own_arguments, register_own
+from swn_d2.own.notes import check_learned_classes
 from swn_d2.recording import sample_columns, weighters_of
 
 #: The training set in which noisy objects have a ``sample_weight`` of 0, and nothing else differs.
@@ -58,7 +59,7 @@ def positives(
 
     Raises:
         UserError: the run has no config, no checkpoint, or no single sample weighter, or the
-            checkpoint does not have it.
+            checkpoint does not have it; or it was trained on other classes.
     """
     checkpoint = checkpoint or run.checkpoint
     for part, value in (("cfg", run.cfg), ("checkpoint", checkpoint)):
@@ -72,6 +73,8 @@ def positives(
     model = SWNTrainer.build_model(cfg).train()
     SafeCheckpointer(model).load_whole(str(checkpoint), with_weighter=True)
     records = load_training_set(cfg)
+    names = {dataset: MetadataCatalog.get(dataset).thing_classes}
+    check_learned_classes(run.path, names, remedy=", with --dataset")
     weighters = weighters_of(model)
     if list(weighters) != [""]:
         raise UserError(f"{run.name} has {len(weighters)} sample weighters, but must have one.")

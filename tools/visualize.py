@@ -32,6 +32,9 @@ from swn_d2.analysis.predictions import (
 from swn_d2.evaluation.pictures import read_pixels
 from swn_d2.own import add_own_arguments, register_own
 
+#: So many times as long as it is wide, a picture is resized to nothing.
+_LONGEST = 100
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line; ``argv`` defaults to the process's own."""
@@ -97,6 +100,11 @@ def main() -> None:
         for picture, file in zip(pictures, files, strict=True):
             try:
                 pixels = read_pixels(picture, "BGR")
+                if max(pixels.shape[:2]) > _LONGEST * min(pixels.shape[:2]):
+                    height, width = pixels.shape[:2]
+                    raise UserError(
+                        f"{picture} is {width}x{height} pixels: too long and thin to be looked at."
+                    )
             except UserError as error:
                 print(f"error: {error}", file=sys.stderr)
                 unreadable += 1

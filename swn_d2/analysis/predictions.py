@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ..config import load_config
-from ..engine import SafeCheckpointer, check_values, choose_device
+from ..engine import SafeCheckpointer, check_values, choose_device, folder_of_run
 from ..errors import UserError
 from ..evaluation.drawing import PALETTE, draw_box
 from ..evaluation.pictures import Objects, read_dataset
@@ -45,12 +45,14 @@ def load_run_config(run: str, opts: Sequence[str] = ()) -> CfgNode:
     """The config to predict with, ``MODEL.WEIGHTS`` being the checkpoint.
 
     Args:
-        run: a run's folder, which gives its config.yaml and its last checkpoint, or a config file.
+        run: a run's folder, which gives its config.yaml and its last checkpoint; or a config file,
+            that of a run for its folder.
         opts: ``KEY VALUE`` overrides.
 
     Raises:
         UserError: there is no config, it is not valid, or there is no checkpoint.
     """
+    run = folder_of_run(run) or run
     recall(run if os.path.isdir(run) else os.path.dirname(run))
     if os.path.isdir(run):
         checkpoint = ["MODEL.WEIGHTS", str(RunFolder(run).checkpoint or "")]

@@ -159,7 +159,7 @@ def _legend(runs: Sequence[RunFolder]) -> str:
 
 
 def _ap_table(runs: Sequence[RunFolder]) -> str:
-    values = [curves.evaluations(run.metrics) for run in runs]
+    values = [_last_evaluation(run) for run in runs]
     metrics = _ordered({metric: None for of_run in values for metric in of_run})
     if not metrics:
         return missing(
@@ -184,6 +184,13 @@ def _ap_table(runs: Sequence[RunFolder]) -> str:
         html += f"<details><summary>AP of each class, {order}</summary>"
         html += f"{table(head, rows, 'AP of classes')}</details>"
     return html
+
+
+def _last_evaluation(run: RunFolder) -> dict[str, tuple[int, float]]:
+    """As :func:`.curves.evaluations`; where the training has none, that of an evaluation by itself,
+    after 0 iterations."""
+    by_itself = {metric: (0, value) for metric, value in run.metrics_by_itself.items()}
+    return curves.evaluations(run.metrics) or by_itself
 
 
 def _by_gain(
@@ -222,8 +229,10 @@ def _evaluated_since(runs: Sequence[RunFolder]) -> str:
 
 
 def _when(values: Mapping[str, tuple[int, float]]) -> str:
-    iterations = {done for done, _ in values.values()}
-    return f"after {max(iterations):,} iterations" if iterations else "not evaluated"
+    iterations = max((done for done, _ in values.values()), default=None)
+    if iterations is None:
+        return "not evaluated"
+    return f"after {iterations:,} iterations" if iterations else "an evaluation by itself"
 
 
 def _ap_rows(

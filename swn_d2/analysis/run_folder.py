@@ -1,6 +1,7 @@
 """What a training left in its folder, whatever of it is there."""
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -198,6 +199,21 @@ class RunFolder:
             key: value
             for key, value in evaluated.items()
             if re.match(_DECIDES_DETECTIONS, key) and value != trained.get(key)
+        }
+
+    @cached_property
+    def metrics_by_itself(self) -> dict[str, float]:
+        """Metric, like "bbox/AP" -> percent of the last evaluation, if that was one by itself; NaN
+        if it is not defined."""
+        file = self.path / EVALUATION_METRICS
+        try:
+            content = read_json(file) if file.is_file() else {}
+        except UserError:  # cut short
+            return {}
+        return {
+            metric: math.nan if value is None else float(value)
+            for metric, value in (content.items() if isinstance(content, dict) else ())
+            if value is None or isinstance(value, int | float)
         }
 
     def _read_evaluation(self) -> Evaluation:

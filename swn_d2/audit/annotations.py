@@ -58,6 +58,12 @@ class Annotations:
                 f"{metadata.json_file} has categories with numbers and with texts for ids, which "
                 "have no order; give all of them numbers."
             )
+        ids = [annotation["id"] for annotation in content["annotations"]]
+        if len(set(ids)) < len(ids):
+            raise UserError(
+                f"{metadata.json_file}: {len(ids) - len(set(ids))} ids of annotations occur more "
+                "than once, but an audit tells annotations apart by them; give each its own."
+            )
         return cls(Path(metadata.json_file), Path(metadata.image_root), content)
 
     @cached_property

@@ -249,7 +249,7 @@ def _audit(
     return Audit(
         annotations,
         classes,
-        boxes,
+        boxes.with_empty_ones(annotations.boxes),
         missing,
         *find_duplicates(annotations),
         before_training=before_training,

@@ -1,6 +1,7 @@
 """The audit as files for other programs: JSON, CSV, and annotations to train on."""
 
 import csv
+import hashlib
 import io
 import itertools
 import json
@@ -15,10 +16,10 @@ from .audit import DUPLICATE, KINDS, MISPLACED_BOX, MISSING_OBJECT, WRONG_CLASS,
 from .decisions import DECIDED, DECISION
 from .earlier import FORMAT, VERSION, check_audit
 
-__all__ = ["AUDITED", "corrected_json", "to_csv", "to_json", "weighted_json"]
+__all__ = ["corrected_json", "is_as_written", "to_csv", "to_json", "weighted_json"]
 
-#: The key of "info" in the annotation files that are written here.
-AUDITED = "audited"
+# The key of "info" in the annotation files that are written here, with a digest of all the rest.
+_AUDITED = "audited"
 
 #: For each of KINDS, which weight of an annotation goes with what it makes wrong: where a class is
 #: wrong, there is an object all the same, and it is where the box is.
@@ -263,10 +264,21 @@ def _missing_rows(audit: Audit) -> list[dict[str, Any]]:
 
 
 def _with_annotations(annotations: Annotations, changed: list[dict]) -> str:
-    content = annotations.content
-    info = {**(content.get("info") or {}), AUDITED: True}
-    content = {**content, "info": info, "annotations": changed}
+    content = {**annotations.content, "annotations": changed}
+    content["info"] = {**(content.get("info") or {}), _AUDITED: _digest(content)}
     return json.dumps(content, separators=(",", ":"))
+
+
+def is_as_written(content: object) -> bool:
+    """Whether the content of an annotation file is what an audit has written, and nobody has
+    changed it since."""
+    info = content.get("info") if isinstance(content, dict) else None
+    return isinstance(info, dict) and info.get(_AUDITED) == _digest(content)
+
+
+def _digest(content: dict) -> str:
+    rest = {key: value for key, value in content.items() if key != "info"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _new_ids(annotations: list[dict]) -> Iterator[int] | Iterator[str]:

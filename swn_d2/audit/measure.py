@@ -74,6 +74,15 @@ def read_audit(file: Path, truth: Path) -> tuple[dict, list[dict]]:
             f"{len(unknown)} annotations of {file} are not in {truth}: it is the truth of other "
             "data."
         )
+    true_of = {a["id"]: a for a in annotations}
+    for row in audit["annotations"]:
+        annotation = true_of[row["id"]]
+        for kind, key in ((noise.WRONG_CLASS, "category_id"), (noise.JITTERED_BOX, "bbox")):
+            if kind not in annotation.get(noise.NOISE, []) and row[key] != annotation[key]:
+                raise UserError(
+                    f"annotation {row['id']} of {file} has another {key} than in {truth}, which "
+                    "does not say that it is noisy: it is the truth of other noise."
+                )
     return audit, annotations
 
 
@@ -85,7 +94,7 @@ def _are_rows(content: dict, key: str, is_row: Callable[[dict], bool]) -> bool:
 
 
 def _is_annotation(row: dict) -> bool:
-    hash(row["id"])
+    hash((row["id"], row["category_id"], *row["bbox"]))
     if row["kind"] is None:  # it is left out
         return True
     return all(map(math.isfinite, [row["suspicion"], *(row["suspicions"][k] for k in KINDS)]))
@@ -97,7 +106,7 @@ def _is_box(row: dict) -> bool:
 
 
 def _is_true(annotation: dict) -> bool:
-    hash(annotation["id"])
+    hash((annotation["id"], annotation["category_id"], *annotation["bbox"]))
     of_it = annotation.get(noise.NOISE, [])
     if not isinstance(of_it, list):
         return False

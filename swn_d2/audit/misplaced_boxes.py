@@ -41,6 +41,16 @@ class MisplacedBoxes:
         """Nothing can be said; ``boxes``, (N, 4), are the suggestions."""
         return cls(np.zeros(len(boxes)), boxes, Estimate(0.0, 0.0, 1.0))
 
+    def with_empty_ones(self, boxes: np.ndarray) -> "MisplacedBoxes":
+        """What is known of ``boxes`` (N, 4) without a width or a height, whatever was judged: they
+        are wrong, and nothing is to be suggested."""
+        is_empty = (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)
+        return replace(
+            self,
+            suspicion=np.where(is_empty, 1.0, self.suspicion),
+            suggestion=np.where(is_empty[:, None], boxes, self.suggestion),
+        )
+
 
 def find_misplaced_boxes(evidence: Evidence, pictures: np.ndarray) -> MisplacedBoxes:
     """Tell annotated boxes from decoys, whose sides were moved, by how far the detector moves them.
@@ -50,8 +60,9 @@ def find_misplaced_boxes(evidence: Evidence, pictures: np.ndarray) -> MisplacedB
     lie as decoys do: their share can be no larger than the ratio of annotated boxes to decoys
     anywhere, and is taken to be the smallest ratio of some tails. The low end of its interval times
     the ratio of the densities is the suspicion (as Elkan and Noto 2008 learn from positive and
-    unlabelled data). Where the detector can hardly tell decoys from annotated boxes, that bound
-    says nothing; what is left is the order, with the suspicions of a share of one in a hundred.
+    unlabelled data), and what these add up to is expected. Where the detector can hardly tell
+    decoys from annotated boxes, that bound says nothing; what is left is the order, with the
+    suspicions of a share of one in a hundred.
 
     Args:
         evidence: about N annotations.
@@ -66,8 +77,10 @@ def find_misplaced_boxes(evidence: Evidence, pictures: np.ndarray) -> MisplacedB
         return _in_order(log_ratio, suggestion)
     # The decoys of a badly placed box are moved twice, and look worse than any annotated box.
     looks_good = log_ratio[:, 0] <= np.median(log_ratio[:, 0])
-    share = _smallest_ratio(log_ratio[:, 0], log_ratio[looks_good, 1:].ravel())
-    return MisplacedBoxes(np.minimum(share.low * np.exp(log_ratio[:, 0]), 1), suggestion, share)
+    bound = _smallest_ratio(log_ratio[:, 0], log_ratio[looks_good, 1:].ravel())
+    suspicion = np.minimum(bound.low * np.exp(log_ratio[:, 0]), 1)
+    share = Estimate(float(suspicion.mean()), 0.0, bound.high)
+    return MisplacedBoxes(suspicion, suggestion, share)
 
 
 def find_unexpected_boxes(placements: Placements, pictures: np.ndarray) -> MisplacedBoxes:

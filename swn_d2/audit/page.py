@@ -215,7 +215,9 @@ def _histogram(audit: Audit) -> "Figure":
             label=kind,
             linewidth=1.6,
         )
-    axis.set(yscale="log", xlabel="suspicion", ylabel="annotations", xlim=(0, 1))
+    axis.set(xlabel="suspicion", ylabel="annotations", xlim=(0, 1))
+    if audit.suspicions.any():
+        axis.set_yscale("log")
     plain_axes(axis)
     axis.legend(frameon=False, fontsize=9, labelcolor=TEXT)
     return figure

@@ -16,8 +16,10 @@ _COMPONENTS = 60  # principal ones, of a view
 _LARGEST_SHARE = 0.6  # beyond it the detector is more likely to be wrong than the annotations
 _ASSUMED_SHARE = 0.01  # of wrong classes, where no share can be found
 _FEWEST = 50  # annotations
-# The part of the objects, those with the clearest class, that tells the share of wrong ones.
+# The part of the objects, those with the clearest class, that tells the share of wrong ones; and
+# how many these must be, for who learned from few objects errs on clear ones, too.
 _CLEAR, _CLEAR_TO_A_BACKBONE = 1 / 3, 0.1
+_FEWEST_CLEAR = 30
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,10 @@ def find_wrong_classes(
     5. The detector has learned from the wrong annotations as well, and believes them a little:
        the logits are shifted until the mean of all is the share.
 
-    Where judges disagree with most of the clearest, they may be wrong, or the annotations. Then no
-    number is said, and what is left is the order, with the suspicions of a share of one in a
-    hundred. But a detector that judges alone has then not learned enough.
+    Where judges disagree with most of the clearest, they may be wrong, or the annotations; where
+    the clearest are few, nobody has learned enough to err hardly ever. Then no number is said, and
+    what is left is the order, with the suspicions of a share of one in a hundred. But a detector
+    that judges alone and disagrees with most has not learned enough.
 
     Args:
         log_probs: (J, N, K) logarithms of the probabilities by J judges, the detector, if there is
@@ -145,8 +148,9 @@ def _weigh(
     disagrees = noisy.argmax(axis=1) != classes
     share = share_of(int(disagrees[is_clear].sum()), int(is_clear.sum()))
     # With K classes, (K - 1) / K of those of a guesser are wrong.
-    if share.value > min(_LARGEST_SHARE, 0.9 * (1 - 1 / num_classes)):
-        if refuse:
+    disagree_with_most = share.value > min(_LARGEST_SHARE, 0.9 * (1 - 1 / num_classes))
+    if disagree_with_most or is_clear.sum() < _FEWEST_CLEAR:
+        if disagree_with_most and refuse:
             raise UserError(
                 f"the detector disagrees with {share.value:.0%} of the classes that it is surest "
                 "of: it has not learned enough to judge annotations. Train it longer, or start "

@@ -16,10 +16,12 @@ from .voc_folder import read_voc_folder
 __all__ = ["part_of", "split_dataset", "split_pictures"]
 
 
-def part_of(file_name: str) -> float:
-    """A number in [0, 1), in steps of 0.001, that follows from the name of a picture without its
-    folder, and from nothing else."""
-    digest = int(hashlib.sha256(Path(file_name).name.encode()).hexdigest(), 16)
+def part_of(file_name: str, *, with_folder: bool = False) -> float:
+    """A number in [0, 1), in steps of 0.001, that follows from the name of a picture, without its
+    folder unless that is asked for, and from nothing else."""
+    path = Path(file_name)
+    name = path.as_posix() if with_folder else path.name
+    digest = int(hashlib.sha256(name.encode()).hexdigest(), 16)
     # Not the last three digits, which tell the parts of make_voc_subset: those can be split, too.
     return digest // 1000 % 1000 / 1000
 
@@ -39,7 +41,8 @@ def split_dataset(
     Args:
         source: an annotation file in COCO's instances format.
         first: gets the pictures whose :func:`part_of` is below ``share``, their annotations, and
-            all else that ``source`` has.
+            all else that ``source`` has. A picture's name is that of its file without the folder,
+            so that a folder may be moved; with it, where files in several folders are called alike.
         second: gets the others.
         share: in (0, 1), about the share of the pictures that are in the first part.
 
@@ -114,8 +117,10 @@ def _outputs(source, first, second, share) -> list[Path]:
 
 def _write_parts(source, content: dict, files: list[Path], share: float) -> tuple[int, int]:
     parts = ([], [])
-    for image in content["images"]:
-        parts[part_of(image["file_name"]) >= share].append(image)
+    names = [image["file_name"] for image in content["images"]]
+    with_folder = len({Path(name).name for name in names}) < len(names)
+    for image, name in zip(content["images"], names, strict=True):
+        parts[part_of(name, with_folder=with_folder) >= share].append(image)
     for name, images, remedy in zip(("first", "second"), parts, ("larger", "smaller"), strict=True):
         if not images:
             raise UserError(

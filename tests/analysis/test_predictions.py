@@ -110,8 +110,14 @@ def test_the_folder_of_a_training_gives_config_and_checkpoint(run):
     assert load_run_config(str(run), ["MODEL.WEIGHTS", "mine.pth"]).MODEL.WEIGHTS == "mine.pth"
 
 
-def test_a_config_file_gives_its_own_checkpoint(run):
-    cfg = load_run_config(str(run / "config.yaml"))
+def test_the_config_of_a_training_stands_for_its_folder(run):
+    cfg = load_run_config(str(run / "config.yaml"), ["MODEL.DEVICE", "cpu"])
+    assert cfg == load_run_config(str(run), ["MODEL.DEVICE", "cpu"])
+
+
+def test_a_config_file_gives_its_own_checkpoint(run, tmp_path):
+    (tmp_path / "config.yaml").write_text((run / "config.yaml").read_text())
+    cfg = load_run_config(str(tmp_path / "config.yaml"))
     assert cfg.MODEL.WEIGHTS == "what/it/started/from.pth"
     assert cfg.OUTPUT_DIR == "where/it/was/trained"
 

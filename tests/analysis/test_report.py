@@ -528,3 +528,16 @@ def test_a_long_curve_is_thinned_to_means():
     points = np.array(drawn(panel)[0])
     assert len(points) == 500 and (points[:, 1] == 0.5).all()
     assert points[0, 0] == 1.5 and points[-1, 0] == 999.5
+
+
+def test_a_run_that_was_only_evaluated_by_itself(trained, tmp_path, one_figure):
+    folder = copy_of(trained[1], "evaluated", tmp_path)
+    (folder / "metrics.json").unlink()
+    (folder / EVALUATION_CONFIG).write_text(RunFolder(folder).cfg.dump())
+    cfg = RunFolder(folder).cfg.clone()
+    cfg.OUTPUT_DIR = str(folder)
+    note_evaluation(cfg, {"bbox": {"AP": 12.5, "AP50": float("nan")}})
+    page = read([RunFolder(folder)], tmp_path)
+    assert "an evaluation by itself" in page.text and "No run was evaluated; " not in page.text
+    assert page.cells["APmean over IoU 0.50 to 0.95"] == ["12.5"]
+    assert page.cells["AP50IoU 0.50"] == ["–"]

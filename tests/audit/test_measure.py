@@ -5,10 +5,13 @@ import pytest
 from swn_d2.audit.measure import measure_annotations, measure_missing, read_audit
 from swn_d2.errors import UserError
 
+AT_ONE_PLACE = {"category_id": 1, "bbox": [5, 5, 10, 10]}
+
 
 def row(id_, suspicion):
     suspicions = {"wrong class": suspicion, "misplaced box": 0.1, "duplicate": 0}
-    return {"id": id_, "kind": "wrong class", "suspicion": suspicion, "suspicions": suspicions}
+    judged = {"kind": "wrong class", "suspicion": suspicion, "suspicions": suspicions}
+    return {"id": id_, **AT_ONE_PLACE, **judged}
 
 
 AUDIT = {
@@ -16,7 +19,7 @@ AUDIT = {
     "version": 1,
     "annotations": [
         *(row(i, s) for i, s in enumerate((0.9, 0.2, 0.8, 0.1))),
-        {"id": 4, "kind": None, "suspicion": 0},
+        {"id": 4, **AT_ONE_PLACE, "kind": None, "suspicion": 0},
     ],
     "missing": [
         {"image_id": 1, "bbox": [0, 0, 10, 10], "suspicion": 0.5},
@@ -25,13 +28,13 @@ AUDIT = {
     ],
 }
 TRUTH = [
-    {"id": 0, "noise": ["wrong class"]},
-    {"id": 1, "noise": ["wrong class"]},
-    {"id": 2, "noise": []},
-    {"id": 3, "noise": []},
-    {"id": 4},
-    {"id": 5, "noise": ["missing object"], "image_id": 1, "bbox": [0, 0, 10, 10]},
-    {"id": 6, "noise": ["missing object"], "image_id": 2, "bbox": [0, 0, 10, 10]},
+    {**AT_ONE_PLACE, "id": 0, "noise": ["wrong class"], "category_id": 2},
+    {**AT_ONE_PLACE, "id": 1, "noise": ["wrong class"], "category_id": 3},
+    {**AT_ONE_PLACE, "id": 2, "noise": []},
+    {**AT_ONE_PLACE, "id": 3, "noise": []},
+    {**AT_ONE_PLACE, "id": 4},
+    {"id": 5, "noise": ["missing object"], "image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10]},
+    {"id": 6, "noise": ["missing object"], "image_id": 2, "category_id": 1, "bbox": [0, 0, 10, 10]},
 ]
 
 
@@ -60,6 +63,8 @@ def test_missing():
         ({**AUDIT, "version": 2}, TRUTH, "no audit of version 1"),
         ([], TRUTH, "no audit of version 1"),
         (AUDIT, [{"id": 0}], "does not say which annotations are noisy"),
+        ({**AUDIT, "annotations": [{**row(2, 0.5), "bbox": [1, 1, 2, 2]}]}, TRUTH, "another bbox"),
+        ({**AUDIT, "annotations": [{**row(3, 0.5), "category_id": 9}]}, TRUTH, "another category"),
         (AUDIT, TRUTH[:1], "4 annotations of .* truth of other data"),
         ({**AUDIT, "annotations": None}, TRUTH, "audit.json is damaged"),
         ({**AUDIT, "annotations": ["a"]}, TRUTH, "audit.json is damaged"),

@@ -34,3 +34,21 @@ def test_a_detector_that_can_hardly_tell_gives_an_order_and_no_number():
 def test_too_few_pictures_say_nothing():
     found = find(box_evidence(0.3, number=4 * PER_PICTURE)[0])
     assert not found.suspicion.any() and found.share == (0, 0, 1)
+
+
+def test_the_number_is_what_the_suspicions_say():
+    """No more than a bound is known, so that as many may be wrong, or none."""
+    found = find(box_evidence(0.3)[0])
+    assert found.share.low == 0 < found.share.value < found.share.high
+    assert found.suspicion.mean() == found.share.value
+
+
+def test_boxes_without_an_area():
+    evidence, _ = box_evidence(0)
+    boxes = evidence.placed[:, 0].copy()
+    boxes[3, 2], boxes[5, 3] = boxes[3, 0], boxes[5, 1] - 1
+    found, judged = find(evidence).with_empty_ones(boxes), find(evidence)
+    assert set(np.flatnonzero(found.suspicion != judged.suspicion)) == {3, 5}
+    assert (found.suspicion[[3, 5]] == 1).all()
+    np.testing.assert_array_equal(found.suggestion[[3, 5]], boxes[[3, 5]])
+    assert found.share == judged.share

@@ -194,3 +194,14 @@ def test_shares():
     assert share_of(50, 100).times(10) == (5, *(10 * x for x in share_of(50, 100)[1:]))
     shifted = mean_shifted_to(np.array([0.1, 0.5, 0.9, 1.0, 0.0]), 0.3)
     assert shifted.mean() == pytest.approx(0.3) and (np.diff(shifted[:3]) > 0).all()
+
+
+@pytest.mark.parametrize("before_training, number", [(True, 290), (False, 85)])
+def test_how_many_of_few_are_wrong_can_not_be_told(before_training, number):
+    """Who learned from few errs on clear ones, too: no number is said of less than 30 of these."""
+    for more in (0, 20):
+        log_probs, classes, wrong, pictures = class_evidence(0.2, number=number + more)
+        arguments = log_probs[None], blind(log_probs), classes, pictures
+        found = find_wrong_classes(*arguments, before_training=before_training)
+        assert found.share.is_known == bool(more)
+    assert roc_auc_score(wrong, found.suspicion) > 0.8

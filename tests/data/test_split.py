@@ -196,3 +196,14 @@ def test_the_wrong_folder_of_pictures(pictures):
     with pytest.raises(UserError, match="None of the 12 .* can be read .*; the first is p0.jpg: N"):
         split_pictures(folder / "all.json", folder, folder / "a.json", folder / "b.json")
     assert not (folder / "a.json").exists()
+
+
+def test_pictures_in_folders_that_are_called_alike(tmp_path):
+    content = coco()
+    for i, image in enumerate(content["images"]):
+        image["file_name"] = f"scene_{i}/rgb.jpg"
+    source, parts = tmp_path / "all.json", [tmp_path / "first.json", tmp_path / "second.json"]
+    source.write_text(json.dumps(content))
+    first, second = split_dataset(source, *parts, share=0.67)
+    assert first + second == len(content["images"])
+    assert abs(first - 0.67 * (first + second)) < 4 * (0.67 * 0.33 * (first + second)) ** 0.5

@@ -62,11 +62,12 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small_views():
-    """Smaller ones than a photograph takes."""
+def small():
+    """Smaller views than a photograph takes, and fewer objects than a person has."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(appearance, "_SIDE", 64)
         patch.setattr(appearance, "_SIDE_TO_A_DETECTOR", 64)
+        patch.setattr(wrong_classes, "_FEWEST_CLEAR", 10)
         yield
 
 
@@ -227,7 +228,7 @@ def test_nothing_is_overwritten(data, tmp_path, monkeypatch):
     fails(monkeypatch, run, data, *options, match=r"new\.json exists already")
     (run / "new.json").write_text("{}")
     options = ["--write", run / "new.json", "--overwrite"]
-    fails(monkeypatch, run, data, *options, match="no audit has written it")
+    fails(monkeypatch, run, data, *options, match="is not what an audit has written")
     options = ["--write", data / "train.json", "--overwrite"]
     fails(monkeypatch, run, data, *options, match=r"train\.json is the input, too")
     fails(monkeypatch, run, data, "--write", run / "audit.csv", match="named for two outputs")
@@ -362,7 +363,7 @@ def test_a_list_that_a_person_has_looked_at(audited, tmp_path, monkeypatch, caps
     assert file.read_text() != as_it_was
 
 
-def test_expected_errors_that_are_dropped(audited, tmp_path, monkeypatch):
+def test_expected_errors_that_are_dropped(audited, tmp_path, monkeypatch, capsys):
     run, data = audited
     content = json.loads((run / "audit.json").read_text())
     for kind, value in (("wrong class", 2), ("misplaced box", 1), ("missing object", 9)):
@@ -377,6 +378,11 @@ def test_expected_errors_that_are_dropped(audited, tmp_path, monkeypatch):
     (run / "audit.json").write_text(json.dumps(content))
     run_tool(monkeypatch, run, data, "--write", tmp_path / "none.json", "--drop-expected")
     content["expected"]["wrong class"]["high"] = 9
+    content["expected"]["duplicate"]["value"] = 1
+    (run / "audit.json").write_text(json.dumps(content))
+    run_tool(monkeypatch, run, data, "--write", tmp_path / "one.json", "--drop-expected")
+    assert "Of the kind wrong class no number is known" in capsys.readouterr().out
+    content["expected"]["duplicate"]["value"] = 0
     (run / "audit.json").write_text(json.dumps(content))
     options = ["--write", tmp_path / "other.json", "--drop-expected"]
     fails(monkeypatch, run, data, *options, match="can't be told .* with --drop-share")
@@ -385,6 +391,35 @@ def test_expected_errors_that_are_dropped(audited, tmp_path, monkeypatch):
     options = ["--write", tmp_path / "other.json"]
     fails(monkeypatch, run, data, *options, match="has 2 as .* annotation 7; make it a number")
     assert not (tmp_path / "other.json").exists()
+
+
+def test_what_a_person_has_corrected_is_not_replaced(audited, tmp_path, monkeypatch):
+    run, data = audited
+    options = ["--write", tmp_path / "new.json", "--relabel"]
+    run_tool(monkeypatch, run, data, *options)
+    content = json.loads((tmp_path / "new.json").read_text())
+    tool.check_written_here(tmp_path / "new.json")  # as it was written, it may be
+    content["annotations"][0]["bbox"] = [1, 2, 30, 40]
+    (tmp_path / "new.json").write_text(json.dumps(content))
+    fails(monkeypatch, run, data, *options, "--overwrite", match="or was changed since")
+    assert json.loads((tmp_path / "new.json").read_text()) == content
+
+
+def test_ids_that_occur_twice(data, tmp_path, monkeypatch):
+    """A file whose name has "minival" in it may have them in a training."""
+    run, file = make_run(tmp_path), data / "minival.json"
+    content = json.loads((data / "train.json").read_text())
+    content["annotations"].append(content["annotations"][0])
+    file.write_text(json.dumps(content))
+    register_coco("audited_minival", str(file), str(data))
+    options = ["--dataset", "audited_minival"]
+    fails(monkeypatch, run, data, *options, match="1 ids of annotations occur more than once")
+
+
+def test_the_config_of_a_run_stands_for_the_run(audited, monkeypatch, capsys):
+    run, data = audited
+    run_tool(monkeypatch, run / "config.yaml", data)
+    assert f"{run}/audit.json is an audit of the same" in capsys.readouterr().out
 
 
 def test_an_audit_that_is_interrupted(audited, data, tmp_path, monkeypatch, capsys):

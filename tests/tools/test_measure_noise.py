@@ -15,6 +15,7 @@ from swn_d2.analysis.run_folder import RunFolder
 from swn_d2.data import make_digit_scenes, register_coco
 from swn_d2.data.noise import WRONG_CLASS, add_noise
 from swn_d2.engine import SWNTrainer
+from swn_d2.own.notes import REGISTERED
 from tests.tiny import tiny_config
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
@@ -115,3 +116,12 @@ def test_what_it_can_not_look_at(scenes, tmp_path, monkeypatch):
         monkeypatch.setattr(sys, "argv", ["tool", str(argument), str(cascade)])
         with pytest.raises(tool.UserError, match=message):
             tool.main()
+
+
+def test_data_with_other_classes_than_the_run_learned(scenes, tmp_path, monkeypatch):
+    run = saved_run(tmp_path / "run")
+    note = {"format": "swn_d2 registered", "version": 1, "imports": [], "data_sets": {}}
+    (run / REGISTERED).write_text(json.dumps({**note, "learned": ["cat", "dog", "cow"]}))
+    monkeypatch.setattr(sys, "argv", ["tool", str(run)])
+    with pytest.raises(tool.UserError, match="has learned cat, dog, cow. .* with --dataset"):
+        tool.main()

@@ -34,12 +34,16 @@ def run(tmp_path_factory):
     return folder
 
 
+PICTURES = ["a.bmp", "a_line.png", "b.jpg", "broken.png"]
+
+
 @pytest.fixture
 def pictures(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
     for name in ("b.jpg", "a.bmp"):
         Image.fromarray(noise).save(tmp_path / name)
     (tmp_path / "broken.png").write_bytes(b"no picture")
+    Image.new("RGB", (3000, 2)).save(tmp_path / "a_line.png")
     return tmp_path
 
 
@@ -49,7 +53,8 @@ def test_every_picture_that_can_be_read(run, pictures):
     result = processes.run(tool, run, "*", "--threshold", "0", cwd=pictures)
     assert result.returncode == 1
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 2 and "broken.png" in errors[0] and "1 of 3 pictures" in errors[1]
+    assert len(errors) == 3 and "2 of 4 pictures" in errors[2]
+    assert "a_line.png is 3000x2 pixels: too long" in errors[0] and "broken.png" in errors[1]
     assert "Traceback" not in result.stderr
     assert "warning: the classes have numbers for names" in result.stderr
 
@@ -83,4 +88,4 @@ def test_mistakes_are_one_line(run, pictures, monkeypatch, arguments, message):
     with pytest.raises(SystemExit) as error:
         visualize.main()
     assert str(error.value).startswith("error: ") and message in str(error.value)
-    assert sorted(p.name for p in pictures.iterdir()) == ["a.bmp", "b.jpg", "broken.png"]
+    assert sorted(p.name for p in pictures.iterdir()) == PICTURES
