@@ -19,6 +19,7 @@ __all__ = [
     "read_json",
     "read_text",
     "read_yaml",
+    "write_bytes",
     "write_new",
     "write_text",
     "write_together",
@@ -119,7 +120,12 @@ def write_text(file: Path, text: str) -> None:
     write_together({file: text})
 
 
-def write_together(texts: Mapping[Path, str]) -> None:
+def write_bytes(file: Path, content: bytes) -> None:
+    """As :func:`write_text`, for what is no text."""
+    write_together({file: content})
+
+
+def write_together(contents: Mapping[Path, str | bytes]) -> None:
     """As :func:`write_text`, for several files: all of them are there before the first replaces the
     one before it, so that a full disk leaves the earlier ones as they are.
 
@@ -127,12 +133,12 @@ def write_together(texts: Mapping[Path, str]) -> None:
         UserError: one can't be written.
     """
     # Several processes may write one file, the tables of a matrix for instance.
-    partials = {file: file.with_name(f"{file.name}.{os.getpid()}.partial") for file in texts}
+    partials = {file: file.with_name(f"{file.name}.{os.getpid()}.partial") for file in contents}
     try:
-        for file, text in texts.items():
+        for file, content in contents.items():
             file.parent.mkdir(parents=True, exist_ok=True)
-            partials[file].write_bytes(_encoded(text))
-        for file in texts:
+            partials[file].write_bytes(_encoded(content))
+        for file in contents:
             os.replace(partials[file], file)
     except OSError as error:
         for partial in partials.values():
@@ -141,9 +147,13 @@ def write_together(texts: Mapping[Path, str]) -> None:
         raise cannot_write(file, error) from error
 
 
-def _encoded(text: str) -> bytes:
+def _encoded(content: str | bytes) -> bytes:
     """In UTF-8; the bytes of a file's name that are not, as Python keeps them, are spelled out."""
-    return text.encode("utf-8", errors="backslashreplace")
+    return (
+        content
+        if isinstance(content, bytes)
+        else content.encode("utf-8", errors="backslashreplace")
+    )
 
 
 def write_whole(file: Path, write: Callable[[Path], object]) -> None:

@@ -75,6 +75,11 @@ def split_own(args: argparse.Namespace) -> Iterator[None]:
         yield
         return
     name, annotations, images = args.split
+    if name != Path(name).name:
+        raise UserError(
+            f"--split names the data set {name!r}; give a name without a folder: the files are "
+            "made beside the config."
+        )
     files = [args.output.with_name(f"{name}_{part}.json") for part in ("train", "val")]
     new = [file for file in files if not file.exists()]
     left_out = split_pictures(annotations, images, *files, share=args.share)

@@ -71,6 +71,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Run the tool."""
     args = parse_args()
+    # Names and tables have more letters than some terminals and logs.
+    sys.stdout.reconfigure(errors="backslashreplace")
     with user_errors_exit(), phase("running the experiments"):
         matrix = load_matrix(args.matrix, imports=args.imports)
         known, notes = read_known(matrix, args.known)

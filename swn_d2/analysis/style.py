@@ -4,7 +4,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UserError
+from ..files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,11 +89,9 @@ def save(figure: "Figure", file: Path) -> None:
     Raises:
         UserError: the file can't be written.
     """
-    try:
-        Path(file).parent.mkdir(parents=True, exist_ok=True)
-        _without_formulas(figure).savefig(file, dpi=150)
-    except OSError as error:
-        raise UserError(f"cannot write {file}: {error.strerror}.") from error
+    drawn = io.BytesIO()
+    _without_formulas(figure).savefig(drawn, format=Path(file).suffix[1:], dpi=150)
+    write_bytes(Path(file), drawn.getvalue())
 
 
 def to_svg(figure: "Figure") -> str:

@@ -82,9 +82,6 @@ class Run:
     def arguments(self) -> list[str]:
         """What follows ``train_net.py`` on its command line."""
         extra = self.settings["train_net_args"]
-        if "--num-gpus" in extra and "--dist-url" not in extra:
-            # Detectron2's default port is the same for all runs of a user.
-            extra = [*extra, "--dist-url", "auto"]
         weights = []
         if self.source:
             weights = ["MODEL.WEIGHTS", str(self.source.folder / "model_final.pth")]
@@ -270,8 +267,8 @@ def _check_metrics(cfg: CfgNode, metrics: Sequence[str]) -> None:
         of_task = metric.removeprefix(f"{of_set}/")
         if not _METRIC.fullmatch(of_task):
             raise UserError(f"there is no metric {metric}; metrics are {_METRICS}.")
-        is_rcnn = "RCNN" in cfg.MODEL.META_ARCHITECTURE
-        if of_task.startswith("segm/") and is_rcnn and not cfg.MODEL.MASK_ON:
+        is_known = re.search("RCNN|RetinaNet", cfg.MODEL.META_ARCHITECTURE)
+        if of_task.startswith("segm/") and is_known and not cfg.MODEL.MASK_ON:
             raise UserError(
                 f"{metric} needs masks, but MODEL.MASK_ON is False; take a detector with masks, or "
                 "the metric out."
@@ -297,6 +294,10 @@ def _make_runs(specs: list[_RowSpec], seeds, output: Path, shared) -> tuple[Run,
     return tuple(runs)
 
 
+# The files of results.py, in the folder that has those of the rows.
+_TABLES = ("results.md", "results.csv", "runs.csv", "results.png")
+
+
 def _folder_name(row: str) -> str:
     return re.sub(r"[^\w.-]+", "_", row).strip("_.")
 
@@ -307,6 +308,8 @@ def _check_names(rows: Mapping[str, Any], top: "_Section") -> None:
         if not isinstance(name, str) or not _folder_name(name) or re.search(r"[|\n]", name):
             raise top.error(f"the row's name {name!r} is not a text of letters and digits.")
         folder = _folder_name(name)
+        if folder in _TABLES:
+            raise top.error(f"the row {name!r} would have its runs where a table is; rename it.")
         if folder in folders:
             raise top.error(
                 f"the rows {folders[folder]!r} and {name!r} would have the same folder, {folder}; "
@@ -401,4 +404,5 @@ def _are_seeds(value: Any) -> bool:
 
 
 def _are_metrics(value: Any) -> bool:
-    return _are_texts(value) and len(value) > 0 and all(map(_METRIC.fullmatch, value))
+    are_some = _are_texts(value) and 0 < len(value) == len(set(value))
+    return are_some and all(map(_METRIC.fullmatch, value))

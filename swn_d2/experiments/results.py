@@ -26,7 +26,8 @@ def collect(matrix: Matrix, known: Known | None = None) -> Results:
         UserError: the output folder holds other runs than the matrix says.
     """
     results, _ = take_stock(matrix, known)
-    return {(result["row"], result["seed"]): result for result in results.values()}
+    # Not by what a result calls its row: that may have another name by now.
+    return {(run.row, run.seed): results[run.name] for run in matrix.runs if run.name in results}
 
 
 def summarize(matrix: Matrix, results: Results, row: str, metric: str) -> Summary:

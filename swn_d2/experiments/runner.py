@@ -185,7 +185,9 @@ class Runner:
         before, self.elsewhere = self.elsewhere, set(holders)
         for name in self.elsewhere - before:
             self._say(f"{name}: left to {holders[name].text}, which runs it already")
-        here = [holder for holder in holders.values() if holder.is_here]
+        # A start with other GPUs of this machine has runs of its own.
+        mine = {None, *self.gpus} if any(self.gpus) else {user.gpu for user in holders.values()}
+        here = [user for user in holders.values() if user.is_here and user.gpu in mine]
         for run in list(self.pending):
             if len(self.running) + len(here) >= self.jobs:
                 return
@@ -340,11 +342,11 @@ class Runner:
         """A line: how many are done, what has happened, and what is still to come."""
         self.last_line = time.monotonic()
         to_do = [Work(run.row, run.iterations) for run in self.pending]
-        done = [
-            Work(result["row"], result["iterations"], result["seconds"])
-            for result in self.results.values()
-            if "file" not in result  # another machine has another speed
-        ]
+        done = []
+        for run in self.matrix.runs:
+            result = self.results.get(run.name)
+            if result and "file" not in result:  # another machine has another speed
+                done.append(Work(run.row, result["iterations"], result["seconds"]))
         states = []
         for process in self.running:
             run = process.run

@@ -5,6 +5,7 @@ import os
 
 from detectron2.config import CfgNode, get_cfg
 
+from ..config import add_swn_config
 from ..data import register_coco, register_voc
 from ..data.voc import find_voc_classes, find_voc_listing
 from ..errors import UserError
@@ -54,6 +55,7 @@ def take_overrides(args: argparse.Namespace) -> None:
     """Give ``KEY VALUE`` that argparse has taken for classes after ``--register-voc`` back to
     ``args.opts``, in place."""
     cfg = get_cfg()
+    add_swn_config(cfg)
     for words in args.register_voc:
         for i, word in enumerate(words[3:], start=3):
             section, dot, _ = word.partition(".")

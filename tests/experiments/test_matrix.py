@@ -112,11 +112,11 @@ def test_rows_start_from_the_checkpoint_of_their_seed(write_matrix, config_file,
         assert weights == str(folder / source / "seed_1" / "model_final.pth")
     assert "--resume" in plain.arguments() and "--eval-only" not in plain.arguments()
     assert "--eval-only" in soft.arguments() and "--resume" not in soft.arguments()
-    # Two such runs side by side would otherwise use the same port.
-    assert plain.arguments()[3:7] == ["--num-gpus", "2", "--dist-url", "auto"]
+    assert plain.arguments()[3:5] == ["--num-gpus", "2"]
 
 
 ROW = {"config": "configs/none.yaml"}
+RETINANET = {"config": "configs/Quickstart/retinanet_tiny_FPN.yaml"}
 UNTESTED = {
     "config": "configs/Quickstart/faster_rcnn_tiny_FPN.yaml",
     "overrides": {"DATASETS.TEST": []},
@@ -142,6 +142,8 @@ UNTESTED = {
         ({"environment": {"A": "x\0y"}}, "environment is .* a mapping from names"),
         ({"common": {"SOLVER.BASE_LR": -1.0}}, "row 'plain': SOLVER.BASE_LR is -1.0, but it must"),
         ({"metrics": []}, "metrics is"),
+        ({"metrics": ["bbox/AP", "bbox/AP"]}, r"metrics is \['bbox/AP', 'bbox/AP'\]"),
+        ({"metrics": ["segm/AP"], "rows": {"plain": RETINANET}}, "needs masks, but MODEL.MASK_ON"),
         ({"metrics": ["AP"]}, r"\['AP'\], but it must be a list like \[bbox/AP"),
         ({"metrics": ["bbox/AP", "bbox/Ap50"]}, r"'bbox/Ap50'\], but it must be a list like"),
         ({"metrics": ["voc/APs"]}, r"\['voc/APs'\], but it must be a list like"),
@@ -156,6 +158,7 @@ UNTESTED = {
         ({"rows": {"plain": ROW, "plain ": ROW}}, "'plain' and 'plain ' .* same folder, plain"),
         ({"rows": {"plain": ROW, "checkpoint": ROW}}, "'checkpoint' and 'checkpoint' .* folder"),
         ({"rows": {"plain": ROW, "a|b": ROW}}, r"name 'a\|b'"),
+        ({"rows": {"plain": ROW, "results.csv": ROW}}, "'results.csv' would .* where a table is"),
         ({"rows": {"plain": ROW, "+": ROW}}, r"name '\+'"),
         ({"common": {"SEED": 3}}, "SEED can't be overridden"),
         ({"common": {"SOLVER.STEPS": None}}, "SOLVER.STEPS: None is not"),

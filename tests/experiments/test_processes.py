@@ -195,6 +195,35 @@ def test_what_an_orphan_holds(write_matrix, write_script, config_file, tmp_path,
     assert len(gpus) == 3  # the orphan's run is taken up in the end
 
 
+def test_a_run_on_another_gpu_takes_no_place(write_matrix, write_script, config_file):
+    """Of a start with GPU 7, which ends when all of this one's, with GPU 0, have been run."""
+    rows = {name: {"config": str(config_file)} for name in ("plain", "second", "third")}
+    matrix = load_matrix(write_matrix(seeds=[1], rows=rows))
+    lock = records.lock(matrix.runs[0])
+    other = subprocess.Popen(["sleep", "60"], pass_fds=[lock], start_new_session=True)
+    os.pwrite(lock, f"process {other.pid} on {socket.gethostname()}, GPU 7".encode(), 0)
+    os.close(lock)
+    script = write_script(
+        "import os, signal, sys\n"
+        f"if 'third' in sys.argv[-1]: os.kill({other.pid}, signal.SIGKILL)\n" + EVALUATION
+    )
+    started = time.monotonic()
+    try:
+        assert Runner(matrix, script, gpus=["0"]).run() == {}
+    finally:
+        other.kill()
+        other.wait()
+    assert time.monotonic() - started < 50
+
+
+def test_what_has_been_evaluated_and_then_failed_is_not_done(write_matrix, write_script):
+    matrix = load_matrix(write_matrix(seeds=[1]))
+    failed = Runner(matrix, write_script(f"{EVALUATION}raise SystemExit(3)")).run()
+    assert set(failed) == {run.name for run in matrix.runs}
+    assert all("exit status 3" in reason for reason in failed.values())
+    assert not any(records.read_result(run) for run in matrix.runs)
+
+
 def test_jobs_that_share_a_gpu(write_matrix, write_script, tmp_path):
     """Each of four runs ends only when it has seen the three others, all on GPU 0."""
     notes = tmp_path / "notes"

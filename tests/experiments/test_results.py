@@ -68,6 +68,18 @@ def test_missing_seeds_are_gathered(matrix):
     assert "Missing: plain, seed 2; lambda 0.1, seeds 1, 2." in text
 
 
+def test_a_row_that_is_called_otherwise_now(matrix, write_matrix, config_file):
+    """Its folder is the same, and so are its runs."""
+    finish(matrix, APS)
+    rows = {name: {"config": str(config_file)} for name in ("plain", "lambda, 0.1")}
+    rows["lambda, 0.1"]["overrides"] = {"MODEL.SWN.LAMBDA_BOX": 0.1}
+    renamed = load_matrix(write_matrix(rows=rows))
+    text = write_results(renamed, collect(renamed), "command")
+    assert "| lambda, 0.1 | 2 | 53.00 ± 2.83 | +2.00" in text and "Missing" not in text
+    runs = read_csv(renamed.output / "runs.csv")
+    assert [run["row"] for run in runs] == ["plain", "lambda, 0.1"] * 2
+
+
 def test_what_is_missing_is_said(matrix):
     finish(matrix, {("plain", 1): 50.0, ("plain", 2): 52.0, ("lambda 0.1", 2): 53.5})
     text = write_results(matrix, collect(matrix), "command")

@@ -116,6 +116,7 @@ def test_voc_that_is_not_there(cells, words, message):
     [
         (["RBC", "MODEL.MASK_ON", "False"], ["RBC"], ["MODEL.MASK_ON", "False"]),
         (["SEED", "1"], [], ["SEED", "1"]),
+        (["RECORDING.PERIOD", "0"], [], ["RECORDING.PERIOD", "0"]),
         (["MODEL", "SEEDS", "MODLE.X"], ["MODEL", "SEEDS", "MODLE.X"], []),
         (["RBC", "--resume", "SEED", "1"], ["RBC"], ["SEED", "1"]),
     ],

@@ -5,13 +5,14 @@ import re
 import shutil
 
 import pytest
+import yaml
 from detectron2.utils.events import EventStorage
 
 from swn_d2 import SWNTrainer, load_config
 from swn_d2.data import make_digit_scenes, register_coco
 from swn_d2.engine import check_run
 from swn_d2.errors import UserError
-from swn_d2.recipe import plan_project
+from swn_d2.recipe import choices, plan_project
 from swn_d2.recipe.project import DETECTORS
 
 
@@ -95,3 +96,10 @@ def test_the_reasons_are_in_the_file(names):
     project = plan_project(names, detector="faster_rcnn", has_gpu=False, output="x")
     for words in ("mine_train: 6 pictures", "150 iterations of 8 pictures: 200 epochs of 6 pict"):
         assert re.search(rf"^ *# .*{words}", project.config, re.M), project.config
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+def test_a_large_test_set_is_evaluated_once(names, monkeypatch, is_large):
+    monkeypatch.setattr(choices, "_LARGEST_TEST", 0 if is_large else 1000)
+    project = plan_project(names, detector="faster_rcnn", has_gpu=False, output="x")
+    assert (yaml.safe_load(project.config)["TEST"]["EVAL_PERIOD"] == 0) == is_large

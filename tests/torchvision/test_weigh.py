@@ -154,6 +154,11 @@ def test_statistics_of_regions():
         delta = deltas[i].view(-1, 4)[label]
         loss = F.smooth_l1_loss(delta, regression_targets[i], beta=1 / 9, reduction="none")
         torch.testing.assert_close(statistics.box_loss[i], loss.detach())
+    # The box of the true class; of what is none, of the likeliest class.
+    likeliest = logits[:, 1:].argmax(dim=1) + 1
+    shown = torch.where(labels > 0, labels, likeliest)
+    boxes = decoded[torch.arange(len(labels)), shown]
+    torch.testing.assert_close(statistics.detail("pred_boxes"), boxes.detach())
     objects = statistics.detail("object")
     first = len(targets[0]["boxes"])
     assert objects.tolist() == [
@@ -184,21 +189,22 @@ def test_statistics_of_anchors(detector):
     factors = [1.0, 1.0]
     if detector == "retinanet":
         factors = [sum(counts) / 2 / count for count in counts]
-    row = 0
+    row, pred_boxes = 0, statistics.detail("pred_boxes")
     for image, matched in enumerate(matched_idxs):
         for anchor, index in enumerate(matched.tolist()):
             if index < -1:
                 continue
             logits = outputs["cls_logits"][image, anchor].detach()
             target = torch.zeros_like(logits)
+            coder = model.head.box_coder if detector == "fcos" else model.box_coder
+            decode = coder.decode if detector == "fcos" else coder.decode_single
+            delta, source = outputs["bbox_regression"][image, anchor], anchors[image][anchor]
+            box = decode(delta[None].detach(), source[None])
+            torch.testing.assert_close(pred_boxes[row], box[0])
             if index >= 0:
                 label = targets[image]["labels"][index]
                 target[label] = 1
                 assert statistics.prob[row].item() == pytest.approx(logits[label].sigmoid().item())
-                coder = model.head.box_coder if detector == "fcos" else model.box_coder
-                decode = coder.decode if detector == "fcos" else coder.decode_single
-                delta, source = outputs["bbox_regression"][image, anchor], anchors[image][anchor]
-                box = decode(delta[None].detach(), source[None])
                 iou = box_iou(box, targets[image]["boxes"][index][None]).item()
                 assert statistics.iou[row].item() == pytest.approx(iou, abs=1e-5)
             else:
