@@ -104,5 +104,8 @@ def test_what_the_data_leave_out_takes_no_place():
         "label_loss": lambda: statistics.cls_loss / 2,
     }
     statistics = replace(statistics, details={**statistics.details, **details})
-    ohem = OHEM(num_samples=3, positive_fraction=0.5)
+    for ohem in (OHEM(num_samples=3, positive_fraction=0.5), OHEM(num_samples=4)):
+        assert ohem.select(statistics).tolist() == [False, False, True, True, True]
+    # Nor where there is place for all of them.
+    ohem = OHEM(num_samples=4, positive_fraction=0.75)
     assert ohem.select(statistics).tolist() == [False, False, True, True, True]
