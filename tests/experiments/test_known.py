@@ -75,9 +75,12 @@ def stock(matrix, *files):
 
 
 def test_everything_is_as_it_was(write_matrix):
-    """The tables, with a metric that is not defined and a training that detected nothing."""
+    """The tables, with a metric that is not defined, a training that detected nothing, and one of
+    which no commit is known."""
     matrix = load_matrix(write_matrix(metrics=METRICS))
     finish(matrix, {**APS, ("lambda 0.1", 2): 0.0})
+    file = matrix.runs[0].folder / "result.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "commit": None}))
     write_results(matrix, collect(matrix), "command")
     tables = [matrix.output / name for name in ("results.md", "results.csv", "runs.csv")]
     before = [table.read_text() for table in tables]
