@@ -645,7 +645,7 @@ def test_tools(fails, spoil, arguments, words):
 def test_a_picture_that_would_turn_white(here, capfd, monkeypatch):
     picture("I;16", np.uint16)()
     monkeypatch.setattr(sys, "argv", ["visualize.py", "run", str(PICTURE)])
-    with pytest.raises(SystemExit, match="1 of 1 pictures could not be read"):
+    with pytest.raises(SystemExit, match="1 of 1 pictures could not be looked at"):
         runpy.run_path(str(ROOT / "tools" / "visualize.py"), run_name="__main__")
     assert "16 bits or more" in capfd.readouterr().err
 

@@ -165,7 +165,8 @@ def check_written_here(file: Path) -> None:
     if os.path.exists(file) and not is_as_written(read_json(file)):
         raise UserError(
             f"{file} exists, and is not what an audit has written: it is another file, or was "
-            "changed since; give another one with --write."
+            "changed since, or an earlier version wrote it; move it away, or give another one with "
+            "--write."
         )
 
 
@@ -258,7 +259,7 @@ def write_annotations(args: argparse.Namespace, annotations: Annotations, conten
     if args.relabel:
         text = corrected_json(annotations, content)
     else:
-        drop = None
+        drop, kinds = None, KINDS
         if args.drop_share is not None:
             drop = round(args.drop_share * len(annotations.ids))
         elif args.drop_expected:
@@ -275,8 +276,10 @@ def write_annotations(args: argparse.Namespace, annotations: Annotations, conten
                     "no number to drop; say how many with --drop-share."
                 )
             if unknown:
-                print(f"Of the kind {', '.join(unknown)} no number is known, and none is dropped.")
-        text = weighted_json(annotations, content, drop=drop)
+                kinds = [kind for kind in KINDS if kind not in unknown]
+                names = " and ".join(f"'{kind}'" for kind in unknown)
+                print(f"None is dropped for {names}, of which it can't be told how many there are.")
+        text = weighted_json(annotations, content, drop=drop, kinds=kinds)
     if args.overwrite:
         write_text(args.write, text)
     else:
@@ -315,7 +318,7 @@ def main() -> None:
                 check_written_here(args.write)
             with alone_in(folder):
                 audit = judge(args, cfg, annotations, start)
-                name = Path(args.run).resolve().name
+                name = Path(folder_of_run(args.run) or args.run).resolve().name
                 texts = {
                     files[1]: to_csv(audit),
                     files[0]: to_json(audit, run=name, made_of=now),

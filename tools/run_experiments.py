@@ -2,6 +2,7 @@
 """Run a matrix of configs, overrides and seeds, and make its table. See docs/experiments.md."""
 
 import argparse
+import io
 import os
 import sys
 from pathlib import Path
@@ -72,7 +73,8 @@ def main() -> None:
     """Run the tool."""
     args = parse_args()
     # Names and tables have more letters than some terminals and logs.
-    sys.stdout.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     with user_errors_exit(), phase("running the experiments"):
         matrix = load_matrix(args.matrix, imports=args.imports)
         known, notes = read_known(matrix, args.known)

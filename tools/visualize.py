@@ -32,9 +32,6 @@ from swn_d2.analysis.predictions import (
 from swn_d2.evaluation.pictures import read_pixels
 from swn_d2.own import add_own_arguments, register_own
 
-#: So many times as long as it is wide, a picture is resized to nothing.
-_LONGEST = 100
-
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line; ``argv`` defaults to the process's own."""
@@ -100,10 +97,11 @@ def main() -> None:
         for picture, file in zip(pictures, files, strict=True):
             try:
                 pixels = read_pixels(picture, "BGR")
-                if max(pixels.shape[:2]) > _LONGEST * min(pixels.shape[:2]):
-                    height, width = pixels.shape[:2]
+                resized = predictor.aug.get_transform(pixels)
+                if min(getattr(resized, "new_h", 1), getattr(resized, "new_w", 1)) < 1:
                     raise UserError(
-                        f"{picture} is {width}x{height} pixels: too long and thin to be looked at."
+                        f"{picture} is so long and thin that nothing is left of it when it is "
+                        "resized for the detector."
                     )
             except UserError as error:
                 print(f"error: {error}", file=sys.stderr)
@@ -118,7 +116,7 @@ def main() -> None:
             objects = "1 object" if len(instances) == 1 else f"{len(instances)} objects"
             print(f"{picture}: {objects}, {seconds:.2f} s -> {file}", flush=True)
         if unreadable:
-            raise UserError(f"{unreadable} of {len(pictures)} pictures could not be read.")
+            raise UserError(f"{unreadable} of {len(pictures)} pictures could not be looked at.")
 
 
 if __name__ == "__main__":

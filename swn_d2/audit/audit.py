@@ -79,8 +79,9 @@ class Audit:
 
     @property
     def expected(self) -> dict[str, Estimate]:
-        """Kind that was looked for -> the number to expect. Of badly placed boxes it is a bound; of
-        missing objects, nothing but the sum of the suspicions is known."""
+        """Kind that was looked for -> the number to expect. Of badly placed boxes see
+        :class:`.MisplacedBoxes`; of missing objects nothing but the sum of the suspicions is
+        known."""
         number, missing = len(self.annotations.ids), float(self.missing.suspicion.sum())
         expected = {WRONG_CLASS: self.classes.share.times(number)}
         if self.localised or not self.before_training:
@@ -243,13 +244,15 @@ def _audit(
         boxes = MisplacedBoxes.unknown(annotations.boxes)
     else:
         boxes = find_misplaced_boxes(evidence, annotations.image)
+    if localise or not before_training:
+        boxes = boxes.with_empty_ones(annotations.boxes)
     missing = MissingObjects.unknown()
     if not before_training:
         missing = find_missing_objects(evidence, annotations)
     return Audit(
         annotations,
         classes,
-        boxes.with_empty_ones(annotations.boxes),
+        boxes,
         missing,
         *find_duplicates(annotations),
         before_training=before_training,

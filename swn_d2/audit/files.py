@@ -5,7 +5,7 @@ import hashlib
 import io
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from .annotations import Annotations, to_xywh, to_xyxy
 from .audit import DUPLICATE, KINDS, MISPLACED_BOX, MISSING_OBJECT, WRONG_CLASS, Audit
 from .decisions import DECIDED, DECISION
 from .earlier import FORMAT, VERSION, check_audit
+from .shares import Estimate
 
 __all__ = ["corrected_json", "is_as_written", "to_csv", "to_json", "weighted_json"]
 
@@ -51,10 +52,12 @@ def to_json(audit: Audit, *, run: str, made_of: Mapping[str, Any]) -> str:
         run: the name of what has judged.
         made_of: see :func:`.earlier.made_of`.
     """
-    expected = {
-        kind: {name: round(value, 1) for name, value in zip(e._fields, e, strict=True)}
-        for kind, e in audit.expected.items()
-    }
+    expected = {}
+    for kind, e in audit.expected.items():
+        values = {name: round(value, 1) for name, value in e._asdict().items()}
+        if e.is_known and not Estimate(**values).is_known:
+            values["value"] = 0.1  # to be told from what is not known
+        expected[kind] = values
     content = {
         "format": FORMAT,
         "version": VERSION,
@@ -87,7 +90,13 @@ def to_csv(audit: Audit) -> str:
     return stream.getvalue()
 
 
-def weighted_json(annotations: Annotations, content: dict, *, drop: int | None = None) -> str:
+def weighted_json(
+    annotations: Annotations,
+    content: dict,
+    *,
+    drop: int | None = None,
+    kinds: Collection[str] = KINDS,
+) -> str:
     """The annotation file again, with what each annotation is to count: each kind of error takes
     the weight from what it makes wrong (:data:`_WRONG_IN`), and from nothing else.
 
@@ -96,6 +105,7 @@ def weighted_json(annotations: Annotations, content: dict, *, drop: int | None =
         drop: if given, so many of the most suspicious lose all of that weight, and the others
             nothing; else each loses as much as it is likely to be wrong. What a person has decided
             comes first.
+        kinds: of error, for which annotations are dropped; what a person has decided is of any.
 
     Raises:
         UserError: see :func:`~.earlier.check_audit`.
@@ -106,6 +116,7 @@ def weighted_json(annotations: Annotations, content: dict, *, drop: int | None =
     ).reshape(-1, len(KINDS))
     if drop is not None:
         is_decided = np.array([DECIDED in row for row in examined.values()], dtype=bool)
+        suspicions = suspicions * (np.isin(KINDS, list(kinds)) | is_decided[:, None])
         worst, largest = suspicions.argmax(axis=1), suspicions.max(axis=1, initial=0)
         wrong = is_decided & (largest > 0)
         # What a person calls wrong is among them, however many that are; what nobody suspects is
@@ -241,7 +252,7 @@ def _rows(audit: Audit) -> list[dict[str, Any]]:
                 row["likeliest"]["bbox"] = to_xywh(audit.boxes.suggestion[i])
             if kind == WRONG_CLASS and suspicion[i] > 0 and len(annotations.category_ids) > 1:
                 row["suggested_category_id"] = annotations.category_ids[suggestion[i]]
-            elif kind == MISPLACED_BOX:
+            elif kind == MISPLACED_BOX and min(a["bbox"][2:]) > 0:  # else nobody knows
                 row["suggested_bbox"] = to_xywh(audit.boxes.suggestion[i])
             elif kind == DUPLICATE:
                 row["duplicate_of"] = annotations.ids[audit.earlier[i]]

@@ -28,8 +28,9 @@ class MisplacedBoxes:
         suspicion: (N,) probability that the box is badly placed.
         suggestion: (N, 4) float32, where the object is, XYXY in pixels; as annotated if nobody
             knows.
-        share: of the badly placed boxes among all, at most: no more than a bound. Where nothing
-            can be said it is 0, from 0 to 1.
+        share: of the badly placed boxes among all. Where nothing can be said it is 0, from 0 to 1.
+            It comes from a bound: by localisers, which are near it, that is the share; by a
+            detector it is what the suspicions add up to, and the bound its high end.
     """
 
     suspicion: np.ndarray
@@ -42,14 +43,17 @@ class MisplacedBoxes:
         return cls(np.zeros(len(boxes)), boxes, Estimate(0.0, 0.0, 1.0))
 
     def with_empty_ones(self, boxes: np.ndarray) -> "MisplacedBoxes":
-        """What is known of ``boxes`` (N, 4) without a width or a height, whatever was judged: they
-        are wrong, and nothing is to be suggested."""
+        """What is known of ``boxes`` (N, 4) without a width or a height, however they were judged:
+        they are wrong, and nobody knows where they should be."""
         is_empty = (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)
-        return replace(
-            self,
-            suspicion=np.where(is_empty, 1.0, self.suspicion),
-            suggestion=np.where(is_empty[:, None], boxes, self.suggestion),
-        )
+        if not is_empty.any():
+            return self
+        suspicion, share = np.where(is_empty, 1.0, self.suspicion), self.share
+        if share.is_known:
+            more = (suspicion - self.suspicion).mean()
+            share = Estimate(*(min(x + more, 1.0) for x in share))
+        suggestion = np.where(is_empty[:, None], boxes, self.suggestion)
+        return MisplacedBoxes(suspicion, suggestion, share)
 
 
 def find_misplaced_boxes(evidence: Evidence, pictures: np.ndarray) -> MisplacedBoxes:

@@ -38,7 +38,7 @@ _EXPLANATIONS = {
     WRONG_CLASS: "Annotations whose class does not go with what the object looks like, by what is "
     "usual in the other pictures. The percentage is the probability that the class is wrong.",
     MISPLACED_BOX: "Annotations whose box the detector moves as it moves boxes that were jittered "
-    "on purpose. How many there are can hardly be told; the number to expect is a bound.",
+    "on purpose. How many there are can hardly be told: no more than the high end of the interval.",
     DUPLICATE: "Annotations of the same class whose boxes nearly coincide with that of an earlier "
     "one. The percentage is their IoU, not a probability.",
     MISSING_OBJECT: "Places where the detector finds an object and nothing is annotated. The "
@@ -100,8 +100,8 @@ def _summary(audit: Audit) -> str:
         unknown += " Missing objects take a trained detector."
     wrong = (
         "How many have a wrong class can't be told: judges disagree with too many of those that "
-        "they are surest of. If the list shows that they err, give weights of a better backbone "
-        "with --weights."
+        "they are surest of, or these are too few. If the list shows that they err, give weights "
+        "of a better backbone with --weights."
     )
     if expected.is_known:
         share = expected.value / max(number, 1)

@@ -48,16 +48,21 @@ def is_sample_weight(value: object) -> bool:
 def without_weights(cfg: CfgNode) -> str | None:
     """What to say of a weight where the detector is one of Detectron2's own, which does not look
     at it; None where it does."""
-    key, name, registry = "MODEL.ROI_HEADS.NAME", cfg.MODEL.ROI_HEADS.NAME, ROI_HEADS_REGISTRY
-    if "RetinaNet" in cfg.MODEL.META_ARCHITECTURE:
-        key, name = "MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE
-        registry = META_ARCH_REGISTRY
-    if name not in registry or not registry.get(name).__module__.startswith("detectron2."):
+    key, name = "MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE
+    if not _is_detectron2s(META_ARCH_REGISTRY, name):
         return None
+    if "RetinaNet" not in name:
+        key, name = "MODEL.ROI_HEADS.NAME", cfg.MODEL.ROI_HEADS.NAME
+        if not _is_detectron2s(ROI_HEADS_REGISTRY, name):
+            return None
     return (
         f"Detectron2's own {name}. Set {key} to one of the classes that start with SWN; with "
         "MODEL.SAMPLE_WEIGHTER.NAME Uniform it trains as Detectron2's."
     )
+
+
+def _is_detectron2s(registry, name: str) -> bool:
+    return name in registry and registry.get(name).__module__.startswith("detectron2.")
 
 
 def keep_sample_weights(names: Iterable[str]) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+from collections import Counter
 from pathlib import Path
 
 from swn_d2.errors import UserError
@@ -42,7 +43,7 @@ def split_dataset(
         source: an annotation file in COCO's instances format.
         first: gets the pictures whose :func:`part_of` is below ``share``, their annotations, and
             all else that ``source`` has. A picture's name is that of its file without the folder,
-            so that a folder may be moved; with it, where files in several folders are called alike.
+            so that a folder may be moved; with it only if another one is called alike.
         second: gets the others.
         share: in (0, 1), about the share of the pictures that are in the first part.
 
@@ -117,9 +118,10 @@ def _outputs(source, first, second, share) -> list[Path]:
 
 def _write_parts(source, content: dict, files: list[Path], share: float) -> tuple[int, int]:
     parts = ([], [])
-    names = [image["file_name"] for image in content["images"]]
-    with_folder = len({Path(name).name for name in names}) < len(names)
-    for image, name in zip(content["images"], names, strict=True):
+    number = Counter(Path(image["file_name"]).name for image in content["images"])
+    for image in content["images"]:
+        name = image["file_name"]
+        with_folder = number[Path(name).name] > 1
         parts[part_of(name, with_folder=with_folder) >= share].append(image)
     for name, images, remedy in zip(("first", "second"), parts, ("larger", "smaller"), strict=True):
         if not images:

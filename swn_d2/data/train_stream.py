@@ -156,7 +156,7 @@ def _check_have_shapes(dataset: list[dict]) -> None:
     if without:
         raise UserError(
             f"{len(without)} of the {len(dataset)} records of the training set have no width and "
-            f"height (the first is that of {without[0]['file_name']}), by which images are "
+            f"height (the first is that of {without[0].get('file_name')}), by which images are "
             "grouped; have the function that loads the data set give both, or set "
             "DATALOADER.ASPECT_RATIO_GROUPING to False."
         )

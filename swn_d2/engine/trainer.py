@@ -190,11 +190,8 @@ class SWNTrainer(DefaultTrainer):
         evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
         folder = os.path.join(cfg.OUTPUT_DIR, "inference")
         if evaluator_type == "coco":
-            # By itself it would see them in what is detected, and miss those of nothing.
-            tasks = ("bbox", *(("segm",) if cfg.MODEL.MASK_ON else ()))
-            tasks += ("keypoints",) if cfg.MODEL.KEYPOINT_ON else ()
             sigmas = cfg.TEST.KEYPOINT_OKS_SIGMAS
-            return COCOEvaluator(dataset_name, tasks, output_dir=folder, kpt_oks_sigmas=sigmas)
+            return COCOEvaluator(dataset_name, output_dir=folder, kpt_oks_sigmas=sigmas)
         if evaluator_type == VOC_EVALUATOR_TYPE:
             return build_voc_evaluator(dataset_name, folder)
         if evaluator_type == "pascal_voc":

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -290,6 +290,7 @@ class Runner:
                 log.seek(process.log_start)
                 text = log.read().decode(errors="replace")
             metrics = parse_evaluation(text) if code == 0 else {}
+            metrics |= _of_nothing(metrics, self.matrix.metrics)
             missing = [metric for metric in self.matrix.metrics if metric not in metrics]
             if not missing:
                 seconds = process.seconds_before + process.seconds
@@ -439,6 +440,20 @@ def parse_evaluation(log: str) -> dict[str, float | None]:
     if len(of_sets) == 1:
         return current
     return {f"{name}/{key}": v for name, metrics in of_sets.items() for key, v in metrics.items()}
+
+
+def _of_nothing(metrics: Mapping[str, float | None], wanted: Sequence[str]) -> dict[str, float]:
+    """Of sets where nothing at all was detected, the wanted metrics that are missing: 0.
+
+    Which tasks there are, Detectron2 sees in what is detected, and of nothing it takes boxes alone.
+    """
+    result = {}
+    for metric in wanted:
+        of_set = metric.rpartition("/")[0].rpartition("/")[0]  # "" where there is one set
+        values = [value for name, value in metrics.items() if name.startswith(of_set)]
+        if metric not in metrics and values and all(value == 0 for value in values):
+            result[metric] = 0.0
+    return result
 
 
 def _why(code: int, log: str) -> str:

@@ -109,10 +109,10 @@ class SWN(SampleWeighter):
             len(ease_in) == 2
             and all(isinstance(iteration, int) for iteration in ease_in)
             and 0 <= ease_in[0] <= ease_in[1],
-            "two iterations for the constructor, 0 <= start <= end (a config has shares)",
+            "two whole numbers of iterations, 0 <= start <= end (only in a config are they shares)",
         )
         for task, value in lambdas.items():
-            check_choice("the lambdas of SWN", task, TASKS)
+            check_choice("lambdas", task, TASKS)
             check(f"MODEL.SWN.LAMBDA_{task.upper()}", value, value >= 0, "at least 0")
         check_choice("MODEL.SWN.BOX_LOSS_FEATURE", box_loss_feature, ("columns", "sum"))
         check_choice("MODEL.SWN.HEADS", heads, ("separate", "shared"))

@@ -200,10 +200,16 @@ def test_the_wrong_folder_of_pictures(pictures):
 
 def test_pictures_in_folders_that_are_called_alike(tmp_path):
     content = coco()
-    for i, image in enumerate(content["images"]):
+    names = [image["file_name"] for image in content["images"]]
+    for i, image in enumerate(content["images"][1:]):
         image["file_name"] = f"scene_{i}/rgb.jpg"
     source, parts = tmp_path / "all.json", [tmp_path / "first.json", tmp_path / "second.json"]
     source.write_text(json.dumps(content))
     first, second = split_dataset(source, *parts, share=0.67)
     assert first + second == len(content["images"])
+    # The others stay where they are.
+    in_first = names[0] in [
+        image["file_name"] for image in json.loads(parts[0].read_text())["images"]
+    ]
+    assert in_first == (part_of(names[0]) < 0.67)
     assert abs(first - 0.67 * (first + second)) < 4 * (0.67 * 0.33 * (first + second)) ** 0.5

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog
+from detectron2.modeling import META_ARCH_REGISTRY
 
 from swn_d2.data import load_training_set
 from swn_d2.engine import SWNTrainer, check_run, setup
@@ -89,6 +90,18 @@ def test_an_option_that_a_stock_detector_would_leave_out(detector, option, value
     )
     with pytest.raises(UserError, match=f"{option} has no effect on Detectron2's own"):
         check_run(cfg, eval_only=False, resume=False)
+
+
+def test_an_architecture_of_ones_own_may_look_at_a_weighter():
+    """Whatever MODEL.ROI_HEADS.NAME is, which it may not have."""
+    META_ARCH_REGISTRY.register(type("MyDense", (), {"__module__": "mine"}))
+    try:
+        opts = ["MODEL.META_ARCHITECTURE", "MyDense", "MODEL.SAMPLE_WEIGHTER.NAME", "IoUBalanced"]
+        cfg = tiny_config("DATASETS.TRAIN", ("missing",), *opts, stock=True)
+        with pytest.raises(UserError, match="no data set named missing"):
+            check_run(cfg, eval_only=False, resume=False)
+    finally:
+        META_ARCH_REGISTRY._obj_map.pop("MyDense")
 
 
 def test_a_value_of_an_inference_option():

@@ -224,6 +224,22 @@ def test_what_has_been_evaluated_and_then_failed_is_not_done(write_matrix, write
     assert not any(records.read_result(run) for run in matrix.runs)
 
 
+def test_nothing_detected_is_0_in_every_task(write_matrix, write_script):
+    """Detectron2 then evaluates boxes alone, and gives no number."""
+    metrics = ["segm/AP", "bbox/AP"]
+    common = {"MODEL.MASK_ON": True}
+    matrix = load_matrix(write_matrix(seeds=[1], metrics=metrics, common=common))
+    script = write_script(EVALUATION.replace("50.0,60.0", "nan,nan"))
+    assert Runner(matrix, script).run() == {}
+    for run in matrix.runs:
+        found = records.read_result(run)["metrics"]
+        assert found == {"segm/AP": 0.0, "bbox/AP": 0.0, "bbox/AP50": 0.0}
+    other = load_matrix(write_matrix(seeds=[2], metrics=metrics, common=common))
+    failed = Runner(other, write_script(EVALUATION)).run()
+    assert all("gave no segm/AP, but bbox/AP" in reason for reason in failed.values())
+    assert len(failed) == 2
+
+
 def test_jobs_that_share_a_gpu(write_matrix, write_script, tmp_path):
     """Each of four runs ends only when it has seen the three others, all on GPU 0."""
     notes = tmp_path / "notes"

@@ -381,7 +381,9 @@ def test_expected_errors_that_are_dropped(audited, tmp_path, monkeypatch, capsys
     content["expected"]["duplicate"]["value"] = 1
     (run / "audit.json").write_text(json.dumps(content))
     run_tool(monkeypatch, run, data, "--write", tmp_path / "one.json", "--drop-expected")
-    assert "Of the kind wrong class no number is known" in capsys.readouterr().out
+    assert "None is dropped for 'wrong class', of which it can't be" in capsys.readouterr().out
+    for a in json.loads((tmp_path / "one.json").read_text())["annotations"]:
+        assert a.get("label_weight", 1) == 1
     content["expected"]["duplicate"]["value"] = 0
     (run / "audit.json").write_text(json.dumps(content))
     options = ["--write", tmp_path / "other.json", "--drop-expected"]

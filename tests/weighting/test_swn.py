@@ -377,7 +377,7 @@ def test_bad_arguments_name_their_key(argument, value, key):
 
 def test_lambdas_that_are_not_given():
     assert SWN(lambdas={"box": 0.3}).lambdas == {"cls": 0.5, "box": 0.3, "mask": 0.5}
-    with pytest.raises(UserError, match="lambdas of SWN has 'boxes', but .* cls, box, mask"):
+    with pytest.raises(UserError, match="lambdas has 'boxes', but .* cls, box, mask"):
         SWN(lambdas={"boxes": 0.3})
 
 

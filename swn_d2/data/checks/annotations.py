@@ -170,8 +170,8 @@ def _are_numbers(values: object) -> bool:
 def _id_fault(annotation: dict) -> str | None:
     """The evaluation keeps ids in an array of numbers, and the compiled one as 64 bits."""
     try:
-        number = int(annotation["id"])
-        is_whole = number == float(annotation["id"]) or isinstance(annotation["id"], int)
+        number = int(annotation["id"])  # of a text, only if it is a whole one
+        is_whole = isinstance(annotation["id"], int | str) or number == annotation["id"]
     except (ValueError, OverflowError):
         is_whole = False
     if is_whole and 0 <= number < 2**64:
