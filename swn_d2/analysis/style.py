@@ -90,7 +90,7 @@ def save(figure: "Figure", file: Path) -> None:
         UserError: the file can't be written.
     """
     drawn = io.BytesIO()
-    _without_formulas(figure).savefig(drawn, format=Path(file).suffix[1:] or "png", dpi=150)
+    _without_formulas(figure).savefig(drawn, format=Path(file).suffix[1:], dpi=150)
     write_bytes(Path(file), drawn.getvalue())
 
 

@@ -15,7 +15,6 @@ from .annotations import Annotations, to_xywh, to_xyxy
 from .audit import DUPLICATE, KINDS, MISPLACED_BOX, MISSING_OBJECT, WRONG_CLASS, Audit
 from .decisions import DECIDED, DECISION
 from .earlier import FORMAT, VERSION, check_audit
-from .shares import Estimate
 
 __all__ = ["corrected_json", "is_as_written", "to_csv", "to_json", "weighted_json"]
 
@@ -52,12 +51,10 @@ def to_json(audit: Audit, *, run: str, made_of: Mapping[str, Any]) -> str:
         run: the name of what has judged.
         made_of: see :func:`.earlier.made_of`.
     """
-    expected = {}
-    for kind, e in audit.expected.items():
-        values = {name: round(value, 1) for name, value in e._asdict().items()}
-        if e.is_known and not Estimate(**values).is_known:
-            values["value"] = 0.1  # to be told from what is not known
-        expected[kind] = values
+    expected = {
+        kind: {name: round(value, 1) for name, value in e._asdict().items()}
+        for kind, e in audit.expected.items()
+    }
     content = {
         "format": FORMAT,
         "version": VERSION,

@@ -83,7 +83,9 @@ def find_misplaced_boxes(evidence: Evidence, pictures: np.ndarray) -> MisplacedB
     looks_good = log_ratio[:, 0] <= np.median(log_ratio[:, 0])
     bound = _smallest_ratio(log_ratio[:, 0], log_ratio[looks_good, 1:].ravel())
     suspicion = np.minimum(bound.low * np.exp(log_ratio[:, 0]), 1)
-    share = Estimate(float(suspicion.mean()), 0.0, bound.high)
+    # As by Jeffreys' rule, so that it is never nothing, which would say that nothing is known.
+    value = (float(suspicion.sum()) + 0.5) / (len(suspicion) + 1)
+    share = Estimate(value, 0.0, max(bound.high, value))
     return MisplacedBoxes(suspicion, suggestion, share)
 
 

@@ -85,34 +85,35 @@ class PrimeSample(SampleWeighter):
 
     def forward(self, statistics: SampleStatistics) -> SampleWeights:
         """Raises UserError where an image has too many negatives to be clustered."""
-        positives = statistics.foreground
+        positives, counted = statistics.foreground, statistics.counted_loss("cls")
         cls, box = torch.ones_like(statistics.cls_loss), torch.ones_like(statistics.cls_loss)
         if len(positives) > 0:
-            cls = cls.index_copy(0, positives, self._isr_of_positives(statistics))
+            cls = cls.index_copy(0, positives, self._isr_of_positives(statistics, counted))
             probs = statistics.detail("true_prob").float()[positives]
             box = box.index_copy(0, positives, _mean_1(_power(probs, *self.carl)))
         if self.isr_n[1] > 0:
             negatives = (~statistics.is_foreground).nonzero().squeeze(1)
-            cls = cls.index_copy(0, negatives, self._isr_of_negatives(statistics, negatives))
+            isr_n = self._isr_of_negatives(statistics, counted, negatives)
+            cls = cls.index_copy(0, negatives, isr_n)
         return SampleWeights(cls=cls, box=box)
 
-    def _isr_of_positives(self, statistics: SampleStatistics) -> Tensor:
+    def _isr_of_positives(self, statistics: SampleStatistics, counted: Tensor) -> Tensor:
         positives = statistics.foreground
         gt_class = statistics.detail("gt_class")[positives]
         rank = iou_hlr(statistics.iou[positives], statistics.detail("object")[positives], gt_class)
         # Equal ranks have equal importance in every class, that of the largest class.
         importance = 1 - rank / gt_class.bincount().max()
-        counted = statistics.counted_loss("cls")[positives]
-        return _keep_total(_power(importance, *self.isr_p), counted)
+        return _keep_total(_power(importance, *self.isr_p), counted[positives])
 
-    def _isr_of_negatives(self, statistics: SampleStatistics, negatives: Tensor) -> Tensor:
+    def _isr_of_negatives(
+        self, statistics: SampleStatistics, counted: Tensor, negatives: Tensor
+    ) -> Tensor:
         scores = statistics.detail("pred_score").float()[negatives]
         boxes = statistics.detail("pred_boxes").float()[negatives]
         image = statistics.detail("image")[negatives]
         rank = score_hlr(boxes, scores, image, self.nms_threshold)
         importance = 1 - rank / len(negatives)
-        counted = statistics.counted_loss("cls")[negatives]
-        return _keep_total(_power(importance, *self.isr_n), counted)
+        return _keep_total(_power(importance, *self.isr_n), counted[negatives])
 
 
 def iou_hlr(iou: Tensor, objects: Tensor, gt_class: Tensor) -> Tensor:

@@ -199,6 +199,7 @@ class SampleStatistics:
             return torch.ones_like(self.is_foreground)
         return self.detail("given_weight") > 0
 
+    @torch.no_grad()
     def counted_loss(self, task: str) -> Tensor:
         """(R,) the loss of ``task`` as much as the data let it count: what the detector sums up
         without a weighter. The total of a group is one of these; what a sample looks like is
@@ -208,7 +209,7 @@ class SampleStatistics:
         if task != "cls":
             return self.loss(task) * self.detail(f"given_{task}_weight")
         # A part of the other, and finite where that is.
-        label = torch.nan_to_num(self.detail("label_loss").detach().float()).minimum(self.cls_loss)
+        label = torch.nan_to_num(self.detail("label_loss").float()).minimum(self.cls_loss)
         of_label = (1 - self.detail("given_label_weight")) * label
         return self.detail("given_weight") * (self.cls_loss - of_label)
 
