@@ -1,6 +1,7 @@
 """Objects without an annotation, and objects with two."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,16 +13,22 @@ from ..evaluation.pictures import Objects
 from .annotations import Annotations, split
 from .evidence import Evidence
 
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
 __all__ = ["MissingObjects", "find_duplicates", "find_missing_objects"]
 
-_TAKEN = 0.4  # IoU with an annotation from which a detection is of its object
+# IoU with an annotation, of the same class and of another, from which a detection is of its object.
+_TAKEN, _TAKEN_BY_ANOTHER = 0.4, 0.5
 _FOUND = 0.5  # IoU with an annotation of its class from which a detection is right
 _SAME = 0.5  # IoU from which two detections are of one object
+_NUM_FEATURES = 9  # of a detection, but for its class
 _IN_CROWD = 0.5  # share of a detection's area in a crowd region
 _DUPLICATE = 0.7  # IoU from which two annotations of a class may be of one object
 _TAILS = (0.5, 0.3, 0.2, 0.1)  # of the right detections, those with the largest odds
 _ROUNDS = 8  # after which the suspicions hardly change
 _FEWEST = 20  # right detections, to learn how one looks
+_OF_CLASS = 0.5  # in place of 1, so that what is said of a class takes more detections of it
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,9 @@ def find_missing_objects(evidence: Evidence, annotations: Annotations) -> Missin
     found = evidence.detection_image[free], boxes, classes
     if len(right) < _FEWEST or not len(free):
         return MissingObjects(*found, suspicion=np.zeros(len(free)))
+    features -= features.mean(axis=0)
     features /= np.maximum(features.std(axis=0), 1e-6)  # all are penalised alike
+    features = _with_classes(features, evidence.detection_class)
     places = features[free], features[right]
     suspicion = np.zeros(len(free))
     for _ in range(_ROUNDS):
@@ -103,10 +112,10 @@ def find_duplicates(annotations: Annotations) -> tuple[np.ndarray, np.ndarray]:
 
 def _sort_detections(evidence: Evidence, annotations: Annotations) -> tuple[np.ndarray, ...]:
     """The indices of detections where nothing is annotated, and of those of annotated objects; and
-    (M, 4) what tells objects from mistakes, of all."""
+    (M, F) what tells objects from mistakes, of all."""
     crowds = annotations.crowd_boxes()
     free, right = [], []
-    features = np.zeros((len(evidence.detections), 4))
+    features = np.zeros((len(evidence.detections), _NUM_FEATURES))
     of_pictures = split(evidence.detection_image, len(annotations.images))
     for i, (own, found) in enumerate(zip(annotations.by_picture(), of_pictures, strict=True)):
         truth = Objects(annotations.boxes[own], annotations.classes[own], np.ones(len(own)))
@@ -116,37 +125,76 @@ def _sort_detections(evidence: Evidence, annotations: Annotations) -> tuple[np.n
             evidence.detection_score[found],
         )
         match = match_detections(truth, detections, iou_threshold=_FOUND)
-        is_right = match >= 0
-        right.append(found[is_right])
+        right.append(found[match >= 0])
         boxes = _boxes(detections.boxes)
-        overlap = pairwise_iou(boxes, _boxes(truth.boxes)).numpy()
-        is_free = overlap.max(axis=1, initial=0) < _TAKEN
+        iou = pairwise_iou(boxes, _boxes(truth.boxes)).numpy()
+        is_same = detections.classes[:, None] == truth.classes
+        is_free = (iou < np.where(is_same, _TAKEN, _TAKEN_BY_ANOTHER)).all(axis=1)
         if i in crowds:  # whose share of the second boxes this is
             is_free &= pairwise_ioa(_boxes(crowds[i]), boxes).numpy().max(axis=0) <= _IN_CROWD
         scores = torch.from_numpy(detections.scores[is_free])
         free.append(found[is_free][nms(boxes.tensor[is_free], scores, _SAME).numpy()])
-        overlap[is_right, match[is_right]] = 0  # of a detection with its own object
-        features[found] = _features(detections, overlap.max(axis=1, initial=0))
+        features[found] = _features(detections, truth, match)
     return np.concatenate(free), np.concatenate(right), features
 
 
-def _features(detections: Objects, overlap: np.ndarray) -> np.ndarray:
-    """(n, 4) of a picture's detections: the score, the size, the IoU with another annotated object,
-    of which it may be a part, and the scores of other classes at its place.
+def _features(detections: Objects, truth: Objects, match: np.ndarray) -> np.ndarray:
+    """(n, F) of a picture's detections: of themselves, the score, the size, and the scores of other
+    classes at their place; and of the annotated objects but their own, the IoU with those of the
+    same class and with others, the share within one of the same class, of which they may be a part,
+    and whether there is any of that class, what the score is then, and how much the sizes differ.
+
+    Objects of a class are mostly together. An object that is not annotated has as many others that
+    are as an annotated one has.
 
     Args:
-        overlap: (n,) that IoU.
+        match: (n,) index of the own one, -1 where there is none.
     """
+    boxes, annotated = _boxes(detections.boxes), _boxes(truth.boxes)
+    is_alike = detections.classes[:, None] == truth.classes
+    is_other = np.arange(len(truth.classes)) != match[:, None]
+    iou = pairwise_iou(boxes, annotated).numpy() * is_other
+    within = pairwise_ioa(annotated, boxes).numpy().T * (is_other & is_alike)
+    sizes = _sizes(detections.boxes)
+    differences = np.abs(sizes[:, None] - _sizes(truth.boxes))
+    difference = np.where(is_other & is_alike, differences, np.inf).min(axis=1, initial=np.inf)
+    has_company = np.isfinite(difference)
     scores = np.clip(detections.scores, 1e-4, 1 - 1e-4)
-    sizes = np.maximum(detections.boxes[:, 2:] - detections.boxes[:, :2], 1)
-    boxes = _boxes(detections.boxes)
-    is_other = detections.classes[:, None] != detections.classes
-    others = (pairwise_iou(boxes, boxes).numpy() >= _SAME) & is_other
-    columns = [np.log(scores / (1 - scores)), np.log(sizes).mean(axis=1), overlap, others @ scores]
+    score = np.log(scores / (1 - scores))
+    is_rival = detections.classes[:, None] != detections.classes
+    is_rival &= pairwise_iou(boxes, boxes).numpy() >= _SAME
+    columns = [
+        score,
+        sizes,
+        is_rival @ scores,
+        (iou * is_alike).max(axis=1, initial=0),
+        (iou * ~is_alike).max(axis=1, initial=0),
+        within.max(axis=1, initial=0),
+        has_company,
+        has_company * score,
+        np.where(has_company, difference, 0),
+    ]
     return np.stack(columns, axis=1)
 
 
-def _fit(free: np.ndarray, right: np.ndarray, likely: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _sizes(boxes: np.ndarray) -> np.ndarray:
+    """(n,) logarithms of the sizes of boxes (n, 4), in pixels."""
+    return np.log(np.maximum(boxes[:, 2:] - boxes[:, :2], 1)).mean(axis=1)
+
+
+def _with_classes(features: np.ndarray, classes: np.ndarray) -> "csr_matrix":
+    """(M, F + K) features (M, F), and for each class whether it is that one. Sparse, for there may
+    be a thousand."""
+    from scipy.sparse import csr_matrix, hstack
+
+    rows = np.arange(len(classes))
+    is_class = csr_matrix((np.full(len(classes), _OF_CLASS), (rows, classes)))
+    return hstack([csr_matrix(features), is_class], format="csr")
+
+
+def _fit(
+    free: "csr_matrix", right: "csr_matrix", likely: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """(n,) and (m,) logarithms of the odds that a detection is one of the right ones and the free
     ones that are objects, by a logistic regression.
 
@@ -155,12 +203,13 @@ def _fit(free: np.ndarray, right: np.ndarray, likely: np.ndarray) -> tuple[np.nd
         right: (m, F) features of those of annotated objects.
         likely: (n,) how likely each of ``free`` is an object.
     """
+    from scipy.sparse import vstack
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(max_iter=1000)
-    rows = np.concatenate([free, free, right])
-    weights = np.concatenate([1 - likely, likely, np.ones(len(right))])
-    model.fit(rows, np.arange(len(rows)) >= len(free), weights)
+    rows = vstack([free, free, right], format="csr")
+    weights = np.concatenate([1 - likely, likely, np.ones(right.shape[0])])
+    model.fit(rows, np.arange(rows.shape[0]) >= free.shape[0], weights)
     return model.decision_function(free), model.decision_function(right)
 
 

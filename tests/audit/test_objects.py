@@ -90,6 +90,82 @@ def test_what_is_found_at_a_place_beside_counts():
     assert objects.mean() > 0.25 and mistakes.mean() < 0.05
 
 
+def two_kinds(picture_of, num_pictures=400):
+    """The mean suspicions of objects that are not annotated, a fifth of all, and of mistakes, whose
+    scores are alike.
+
+    Args:
+        picture_of: (rng, number) -> the objects and the mistakes of a picture, each a list of (box,
+            class).
+    """
+    rng = np.random.default_rng(0)
+    boxes, classes, images, found, hidden = [], [], [], [], set()
+    for picture in range(num_pictures):
+        objects, mistakes = picture_of(rng, picture)
+        found += [(picture, *thing, rng.beta(6, 2)) for thing in (*objects, *mistakes)]
+        for box, class_ in objects:
+            if rng.random() < 0.2:
+                hidden.add((picture, *np.float32(box)))
+            else:
+                boxes.append(box)
+                classes.append(class_)
+                images.append(picture)
+    data = annotations(boxes, classes, image=[*images], num_classes=2)
+    missing = find_missing_objects(detections(found, num_objects=len(boxes)), data)
+    places = zip(missing.image, missing.boxes, strict=True)
+    is_object = np.array([(image, *box) in hidden for image, box in places])
+    assert is_object.sum() == len(hidden) and (~is_object).sum() > 50
+    return missing.suspicion[is_object].mean(), missing.suspicion[~is_object].mean()
+
+
+FAR, BELOW = shifted(BOX, 100), (10, 120, 50, 160)
+
+
+def test_what_is_small_and_within_an_annotated_object_is_less_suspicious():
+    small, part = (80, 30, 90, 40), (12, 30, 22, 40)
+    objects, mistakes = two_kinds(
+        lambda rng, number: ([(BOX, 0), (small, 0)], [(part, 0)] if number % 2 else [])
+    )
+    assert objects > 3 * mistakes
+
+
+def test_objects_are_where_others_of_their_class_are():
+    objects, mistakes = two_kinds(
+        lambda rng, number: (
+            [(BOX, number % 2), (FAR, number % 2)],
+            [(BELOW, 1 - number % 2)] if number % 3 else [],
+        )
+    )
+    assert objects > 3 * mistakes
+
+
+def test_objects_are_as_large_as_others_of_their_class_in_the_picture():
+    def picture_of(rng, number):
+        own, other = np.exp(rng.uniform(np.log(10), np.log(80), 2))
+        objects = [((x, 0, x + own, own), 0) for x in (0, 200)]
+        return objects, [((100, 0, 100 + other, other), 0)]
+
+    objects, mistakes = two_kinds(picture_of)
+    assert objects > 2 * mistakes
+
+
+def test_a_class_that_is_mostly_found_by_mistake_is_less_suspicious():
+    objects, mistakes = two_kinds(
+        lambda rng, number: (
+            [(BOX, int(rng.random() < 0.1)), (FAR, int(rng.random() < 0.1))],
+            [(BELOW, 1)] if number % 2 else [],
+        )
+    )
+    assert objects > 3 * mistakes
+
+
+def test_where_another_class_is_annotated_an_object_may_be_nearer():
+    near = (10, 10, 50, 28)  # an IoU of 0.45
+    for class_, number in ((0, 0), (1, 1)):
+        evidence = detections([(0, near, class_, 0.9)], num_objects=1)
+        assert len(find_missing_objects(evidence, annotations([BOX], [0])).image) == number
+
+
 def test_nothing_is_missing():
     evidence, data, _ = scene(np.random.default_rng(0), 0)
     found = find_missing_objects(evidence, data)
