@@ -24,7 +24,7 @@ __all__ = ["FORMAT", "VERSION", "check_audit", "find_audit", "is_audit", "made_o
 FORMAT, VERSION = "swn_d2 audit", 1
 
 #: Of how annotations are judged, as docs/audit.md has it. It is raised where that changes.
-_METHOD = 7
+_METHOD = 8
 
 _ANEW = "replace it with --overwrite, or give another folder with --output."
 

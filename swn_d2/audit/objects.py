@@ -22,7 +22,8 @@ __all__ = ["MissingObjects", "find_duplicates", "find_missing_objects"]
 _TAKEN, _TAKEN_BY_ANOTHER = 0.4, 0.5
 _FOUND = 0.5  # IoU with an annotation of its class from which a detection is right
 _SAME = 0.5  # IoU from which two detections are of one object
-_NUM_FEATURES = 9  # of a detection, but for its class
+_APART = 0.3  # IoU below which they are of two
+_NUM_FEATURES = 7  # of a detection, but for its class
 _IN_CROWD = 0.5  # share of a detection's area in a crowd region
 _DUPLICATE = 0.7  # IoU from which two annotations of a class may be of one object
 _TAILS = (0.5, 0.3, 0.2, 0.1)  # of the right detections, those with the largest odds
@@ -139,47 +140,36 @@ def _sort_detections(evidence: Evidence, annotations: Annotations) -> tuple[np.n
 
 
 def _features(detections: Objects, truth: Objects, match: np.ndarray) -> np.ndarray:
-    """(n, F) of a picture's detections: of themselves, the score, the size, and the scores of other
-    classes at their place; and of the annotated objects but their own, the IoU with those of the
-    same class and with others, the share within one of the same class, of which they may be a part,
-    and whether there is any of that class, what the score is then, and how much the sizes differ.
+    """(n, F) of a picture's detections: the score; the size; the scores of other classes at their
+    place; those of the same class elsewhere, for objects of a class are mostly together; and of the
+    annotated objects but their own, the IoU with those of the same class and with others, and the
+    share within one of the same class, of which they may be a part.
 
-    Objects of a class are mostly together. An object that is not annotated has as many others that
-    are as an annotated one has.
+    Whether others of the class are *annotated* would tell more where objects are left out by
+    chance, and mislead where all of a class are left out in a picture.
 
     Args:
         match: (n,) index of the own one, -1 where there is none.
     """
     boxes, annotated = _boxes(detections.boxes), _boxes(truth.boxes)
+    scores = np.clip(detections.scores, 1e-4, 1 - 1e-4)
+    sizes = np.maximum(detections.boxes[:, 2:] - detections.boxes[:, :2], 1)
+    beside = pairwise_iou(boxes, boxes).numpy()
+    is_kin = detections.classes[:, None] == detections.classes
     is_alike = detections.classes[:, None] == truth.classes
     is_other = np.arange(len(truth.classes)) != match[:, None]
     iou = pairwise_iou(boxes, annotated).numpy() * is_other
-    within = pairwise_ioa(annotated, boxes).numpy().T * (is_other & is_alike)
-    sizes = _sizes(detections.boxes)
-    differences = np.abs(sizes[:, None] - _sizes(truth.boxes))
-    difference = np.where(is_other & is_alike, differences, np.inf).min(axis=1, initial=np.inf)
-    has_company = np.isfinite(difference)
-    scores = np.clip(detections.scores, 1e-4, 1 - 1e-4)
-    score = np.log(scores / (1 - scores))
-    is_rival = detections.classes[:, None] != detections.classes
-    is_rival &= pairwise_iou(boxes, boxes).numpy() >= _SAME
+    within = pairwise_ioa(annotated, boxes).numpy().T * is_other
     columns = [
-        score,
-        sizes,
-        is_rival @ scores,
+        np.log(scores / (1 - scores)),
+        np.log(sizes).mean(axis=1),
+        (~is_kin & (beside >= _SAME)) @ scores,
+        (is_kin & (beside < _APART)) @ scores,
         (iou * is_alike).max(axis=1, initial=0),
         (iou * ~is_alike).max(axis=1, initial=0),
-        within.max(axis=1, initial=0),
-        has_company,
-        has_company * score,
-        np.where(has_company, difference, 0),
+        (within * is_alike).max(axis=1, initial=0),
     ]
     return np.stack(columns, axis=1)
-
-
-def _sizes(boxes: np.ndarray) -> np.ndarray:
-    """(n,) logarithms of the sizes of boxes (n, 4), in pixels."""
-    return np.log(np.maximum(boxes[:, 2:] - boxes[:, :2], 1)).mean(axis=1)
 
 
 def _with_classes(features: np.ndarray, classes: np.ndarray) -> "csr_matrix":

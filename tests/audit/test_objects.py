@@ -57,11 +57,13 @@ def ambiguous_scene(hidden_share, mistake, num_pictures=400):
     tells nothing.
 
     Args:
-        mistake: (box, class, of what score a second class is found at the place of objects).
+        mistake: (box, class, of what score a second class is found at the place of objects); with
+            none, it is a part of an annotated object.
     """
     rng = np.random.default_rng(0)
     boxes, images, found = [], [], []
     box, class_, second = mistake
+    is_part = not second
     for picture in range(num_pictures):
         is_hidden = picture and rng.random() < hidden_share
         place = shifted(BOX, 100) if is_hidden else BOX
@@ -71,8 +73,8 @@ def ambiguous_scene(hidden_share, mistake, num_pictures=400):
         if not is_hidden:
             boxes.append(BOX)
             images.append(picture)
-            if picture % 2:
-                found.append((picture, box, class_, rng.beta(6, 2)))
+        if picture % 2 and not (is_hidden and is_part):
+            found.append((picture, box, class_, rng.beta(6, 2)))
     data = annotations(boxes, [0] * len(boxes), image=images)
     missing = find_missing_objects(detections(found, num_objects=len(boxes)), data)
     is_object = missing.boxes[:, 0] >= 100
@@ -139,14 +141,21 @@ def test_objects_are_where_others_of_their_class_are():
     assert objects > 3 * mistakes
 
 
-def test_objects_are_as_large_as_others_of_their_class_in_the_picture():
-    def picture_of(rng, number):
-        own, other = np.exp(rng.uniform(np.log(10), np.log(80), 2))
-        objects = [((x, 0, x + own, own), 0) for x in (0, 200)]
-        return objects, [((100, 0, 100 + other, other), 0)]
-
-    objects, mistakes = two_kinds(picture_of)
-    assert objects > 2 * mistakes
+def test_that_all_of_a_class_are_left_out_in_a_picture_does_not_acquit_them():
+    rng = np.random.default_rng(0)
+    boxes, images, found = [], [], []
+    for picture in range(300):
+        found += [(picture, box, 0, rng.beta(6, 2)) for box in (BOX, FAR)]
+        found.append((picture, BELOW, 0, rng.beta(2, 6)))
+        if picture % 5:
+            boxes += [BOX, FAR]
+            images += [picture] * 2
+    data = annotations(boxes, [0] * len(boxes), image=images)
+    missing = find_missing_objects(detections(found, num_objects=len(boxes)), data)
+    is_object = missing.boxes[:, 1] < 100
+    assert is_object.sum() == 120
+    assert missing.suspicion[is_object].mean() > 0.5
+    assert missing.suspicion[~is_object].mean() < 0.1
 
 
 def test_a_class_that_is_mostly_found_by_mistake_is_less_suspicious():
