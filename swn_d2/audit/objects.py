@@ -23,7 +23,7 @@ _TAKEN, _TAKEN_BY_ANOTHER = 0.4, 0.5
 _FOUND = 0.5  # IoU with an annotation of its class from which a detection is right
 _SAME = 0.5  # IoU from which two detections are of one object
 _APART = 0.3  # IoU below which they are of two
-_NUM_FEATURES = 7  # of a detection, but for its class
+_NUM_FEATURES = 5  # of a detection, but for its class
 _IN_CROWD = 0.5  # share of a detection's area in a crowd region
 _DUPLICATE = 0.7  # IoU from which two annotations of a class may be of one object
 _TAILS = (0.5, 0.3, 0.2, 0.1)  # of the right detections, those with the largest odds
@@ -140,20 +140,19 @@ def _sort_detections(evidence: Evidence, annotations: Annotations) -> tuple[np.n
 
 
 def _features(detections: Objects, truth: Objects, match: np.ndarray) -> np.ndarray:
-    """(n, F) of a picture's detections: the score; the size; the scores of other classes at their
-    place; those of the same class elsewhere, for objects of a class are mostly together; and of the
-    annotated objects but their own, the IoU with those of the same class and with others, and the
-    share within one of the same class, of which they may be a part.
+    """(n, F) of a picture's detections: the score; the scores of other classes at their place, and
+    of the same class elsewhere, for objects of a class are mostly together; and of the annotated
+    objects but their own, the share within one of the same class, of which they may be a part, and
+    the IoU with one of another class.
 
-    Whether others of the class are *annotated* would tell more where objects are left out by
-    chance, and mislead where all of a class are left out in a picture.
+    It misleads where annotators leave out all of a class in a picture, or small objects, to look at
+    whether others of the class are *annotated* there, or at the size.
 
     Args:
         match: (n,) index of the own one, -1 where there is none.
     """
     boxes, annotated = _boxes(detections.boxes), _boxes(truth.boxes)
     scores = np.clip(detections.scores, 1e-4, 1 - 1e-4)
-    sizes = np.maximum(detections.boxes[:, 2:] - detections.boxes[:, :2], 1)
     beside = pairwise_iou(boxes, boxes).numpy()
     is_kin = detections.classes[:, None] == detections.classes
     is_alike = detections.classes[:, None] == truth.classes
@@ -162,12 +161,10 @@ def _features(detections: Objects, truth: Objects, match: np.ndarray) -> np.ndar
     within = pairwise_ioa(annotated, boxes).numpy().T * is_other
     columns = [
         np.log(scores / (1 - scores)),
-        np.log(sizes).mean(axis=1),
         (~is_kin & (beside >= _SAME)) @ scores,
         (is_kin & (beside < _APART)) @ scores,
-        (iou * is_alike).max(axis=1, initial=0),
-        (iou * ~is_alike).max(axis=1, initial=0),
         (within * is_alike).max(axis=1, initial=0),
+        (iou * ~is_alike).max(axis=1, initial=0),
     ]
     return np.stack(columns, axis=1)
 

@@ -123,12 +123,32 @@ def two_kinds(picture_of, num_pictures=400):
 FAR, BELOW = shifted(BOX, 100), (10, 120, 50, 160)
 
 
-def test_what_is_small_and_within_an_annotated_object_is_less_suspicious():
-    small, part = (80, 30, 90, 40), (12, 30, 22, 40)
+def test_that_small_objects_are_left_out_does_not_acquit_them():
+    large, small = (10, 10, 110, 110), (10, 130, 20, 140)
+    rng = np.random.default_rng(0)
+    boxes, images, found = [], [], []
+    for picture in range(300):
+        found += [(picture, box, 0, rng.beta(6, 2)) for box in (large, small)]
+        found.append((picture, shifted(large, 120), 0, rng.beta(2, 6)))
+        annotated = [large, small] if picture % 2 else [large]
+        boxes += annotated
+        images += [picture] * len(annotated)
+    data = annotations(boxes, [0] * len(boxes), image=images)
+    missing = find_missing_objects(detections(found, num_objects=len(boxes)), data)
+    is_object = missing.boxes[:, 0] < 100
+    assert is_object.sum() == 150
+    assert missing.suspicion[is_object].mean() > 0.5
+
+
+def test_what_overlaps_an_annotated_object_of_another_class_is_less_suspicious():
+    beside = shifted(BOX, 20)  # an IoU of 1/3
     objects, mistakes = two_kinds(
-        lambda rng, number: ([(BOX, 0), (small, 0)], [(part, 0)] if number % 2 else [])
+        lambda rng, number: (
+            [(BOX, number % 2), (FAR, 1 - number % 2), (BELOW, 1 - number % 2)],
+            [(beside, 1 - number % 2)] if number % 3 else [],
+        )
     )
-    assert objects > 3 * mistakes
+    assert objects > 5 * mistakes
 
 
 def test_objects_are_where_others_of_their_class_are():
