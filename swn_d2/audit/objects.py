@@ -1,7 +1,6 @@
 """Objects without an annotation, and objects with two."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,9 +12,6 @@ from ..evaluation.pictures import Objects
 from .annotations import Annotations, split
 from .evidence import Evidence
 
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
-
 __all__ = ["MissingObjects", "find_duplicates", "find_missing_objects"]
 
 # IoU with an annotation, of the same class and of another, from which a detection is of its object.
@@ -23,13 +19,12 @@ _TAKEN, _TAKEN_BY_ANOTHER = 0.4, 0.5
 _FOUND = 0.5  # IoU with an annotation of its class from which a detection is right
 _SAME = 0.5  # IoU from which two detections are of one object
 _APART = 0.3  # IoU below which they are of two
-_NUM_FEATURES = 5  # of a detection, but for its class
+_NUM_FEATURES = 5  # of a detection
 _IN_CROWD = 0.5  # share of a detection's area in a crowd region
 _DUPLICATE = 0.7  # IoU from which two annotations of a class may be of one object
 _TAILS = (0.5, 0.3, 0.2, 0.1)  # of the right detections, those with the largest odds
 _ROUNDS = 8  # after which the suspicions hardly change
 _FEWEST = 20  # right detections, to learn how one looks
-_OF_CLASS = 0.5  # in place of 1, so that what is said of a class takes more detections of it
 
 
 @dataclass(frozen=True)
@@ -60,7 +55,7 @@ def find_missing_objects(evidence: Evidence, annotations: Annotations) -> Missin
 
     They are a mixture of objects that are not annotated and of mistakes. The former look like
     detections of annotated objects (as Elkan and Noto 2008 learn from positive and unlabelled
-    data). In rounds, as expectation-maximization does,
+    data), objects being left out by chance. In rounds, as expectation-maximization does,
 
     1. a logistic regression tells objects from mistakes, a detection where nothing is annotated
        being as much of the one as it is likely an object, at first not at all;
@@ -74,9 +69,7 @@ def find_missing_objects(evidence: Evidence, annotations: Annotations) -> Missin
     found = evidence.detection_image[free], boxes, classes
     if len(right) < _FEWEST or not len(free):
         return MissingObjects(*found, suspicion=np.zeros(len(free)))
-    features -= features.mean(axis=0)
     features /= np.maximum(features.std(axis=0), 1e-6)  # all are penalised alike
-    features = _with_classes(features, evidence.detection_class)
     places = features[free], features[right]
     suspicion = np.zeros(len(free))
     for _ in range(_ROUNDS):
@@ -129,59 +122,48 @@ def _sort_detections(evidence: Evidence, annotations: Annotations) -> tuple[np.n
         right.append(found[match >= 0])
         boxes = _boxes(detections.boxes)
         iou = pairwise_iou(boxes, _boxes(truth.boxes)).numpy()
-        is_same = detections.classes[:, None] == truth.classes
-        is_free = (iou < np.where(is_same, _TAKEN, _TAKEN_BY_ANOTHER)).all(axis=1)
+        same_class = detections.classes[:, None] == truth.classes
+        is_free = (iou < np.where(same_class, _TAKEN, _TAKEN_BY_ANOTHER)).all(axis=1)
         if i in crowds:  # whose share of the second boxes this is
             is_free &= pairwise_ioa(_boxes(crowds[i]), boxes).numpy().max(axis=0) <= _IN_CROWD
         scores = torch.from_numpy(detections.scores[is_free])
         free.append(found[is_free][nms(boxes.tensor[is_free], scores, _SAME).numpy()])
-        features[found] = _features(detections, truth, match)
+        features[found] = _features(detections, truth, match, iou, same_class)
     return np.concatenate(free), np.concatenate(right), features
 
 
-def _features(detections: Objects, truth: Objects, match: np.ndarray) -> np.ndarray:
+def _features(
+    detections: Objects, truth: Objects, match: np.ndarray, iou: np.ndarray, same_class: np.ndarray
+) -> np.ndarray:
     """(n, F) of a picture's detections: the score; the scores of other classes at their place, and
     of the same class elsewhere, for objects of a class are mostly together; and of the annotated
     objects but their own, the share within one of the same class, of which they may be a part, and
     the IoU with one of another class.
 
-    It misleads where annotators leave out all of a class in a picture, or small objects, to look at
-    whether others of the class are *annotated* there, or at the size.
+    No column is one that annotators may go by: the class, the size, and whether others of the class
+    are *annotated* there. Those would tell more where objects are left out by chance, and acquit
+    them where all of a class in a picture are left out, small ones, or one class more than others.
 
     Args:
         match: (n,) index of the own one, -1 where there is none.
+        iou, same_class: (n, m) of each detection and annotated object.
     """
-    boxes, annotated = _boxes(detections.boxes), _boxes(truth.boxes)
-    scores = np.clip(detections.scores, 1e-4, 1 - 1e-4)
+    boxes, scores = _boxes(detections.boxes), np.clip(detections.scores, 1e-4, 1 - 1e-4)
     beside = pairwise_iou(boxes, boxes).numpy()
-    is_kin = detections.classes[:, None] == detections.classes
-    is_alike = detections.classes[:, None] == truth.classes
-    is_other = np.arange(len(truth.classes)) != match[:, None]
-    iou = pairwise_iou(boxes, annotated).numpy() * is_other
-    within = pairwise_ioa(annotated, boxes).numpy().T * is_other
+    same_class_beside = detections.classes[:, None] == detections.classes
+    is_not_own = np.arange(len(truth.classes)) != match[:, None]
+    within = pairwise_ioa(_boxes(truth.boxes), boxes).numpy().T
     columns = [
         np.log(scores / (1 - scores)),
-        (~is_kin & (beside >= _SAME)) @ scores,
-        (is_kin & (beside < _APART)) @ scores,
-        (within * is_alike).max(axis=1, initial=0),
-        (iou * ~is_alike).max(axis=1, initial=0),
+        (~same_class_beside & (beside >= _SAME)) @ scores,
+        (same_class_beside & (beside < _APART)) @ scores,
+        (within * (same_class & is_not_own)).max(axis=1, initial=0),
+        (iou * ~same_class).max(axis=1, initial=0),
     ]
     return np.stack(columns, axis=1)
 
 
-def _with_classes(features: np.ndarray, classes: np.ndarray) -> "csr_matrix":
-    """(M, F + K) features (M, F), and for each class whether it is that one. Sparse, for there may
-    be a thousand."""
-    from scipy.sparse import csr_matrix, hstack
-
-    rows = np.arange(len(classes))
-    is_class = csr_matrix((np.full(len(classes), _OF_CLASS), (rows, classes)))
-    return hstack([csr_matrix(features), is_class], format="csr")
-
-
-def _fit(
-    free: "csr_matrix", right: "csr_matrix", likely: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _fit(free: np.ndarray, right: np.ndarray, likely: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(n,) and (m,) logarithms of the odds that a detection is one of the right ones and the free
     ones that are objects, by a logistic regression.
 
@@ -190,13 +172,12 @@ def _fit(
         right: (m, F) features of those of annotated objects.
         likely: (n,) how likely each of ``free`` is an object.
     """
-    from scipy.sparse import vstack
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(max_iter=1000)
-    rows = vstack([free, free, right], format="csr")
-    weights = np.concatenate([1 - likely, likely, np.ones(right.shape[0])])
-    model.fit(rows, np.arange(rows.shape[0]) >= free.shape[0], weights)
+    rows = np.concatenate([free, free, right])
+    weights = np.concatenate([1 - likely, likely, np.ones(len(right))])
+    model.fit(rows, np.arange(len(rows)) >= len(free), weights)
     return model.decision_function(free), model.decision_function(right)
 
 

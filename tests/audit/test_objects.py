@@ -4,11 +4,14 @@ from swn_d2.audit.objects import find_duplicates, find_missing_objects
 
 from .synthetic import annotations, detections
 
-BOX = (10, 10, 50, 50)
+BOX, BELOW = (10, 10, 50, 50), (10, 120, 50, 160)
 
 
 def shifted(box, x):
     return (box[0] + x, box[1], box[2] + x, box[3])
+
+
+FAR = shifted(BOX, 100)
 
 
 def test_duplicates():
@@ -112,15 +115,12 @@ def two_kinds(picture_of, num_pictures=400):
                 boxes.append(box)
                 classes.append(class_)
                 images.append(picture)
-    data = annotations(boxes, classes, image=[*images], num_classes=2)
+    data = annotations(boxes, classes, image=images)
     missing = find_missing_objects(detections(found, num_objects=len(boxes)), data)
     places = zip(missing.image, missing.boxes, strict=True)
     is_object = np.array([(image, *box) in hidden for image, box in places])
     assert is_object.sum() == len(hidden) and (~is_object).sum() > 50
     return missing.suspicion[is_object].mean(), missing.suspicion[~is_object].mean()
-
-
-FAR, BELOW = shifted(BOX, 100), (10, 120, 50, 160)
 
 
 def test_that_small_objects_are_left_out_does_not_acquit_them():
@@ -148,7 +148,7 @@ def test_what_overlaps_an_annotated_object_of_another_class_is_less_suspicious()
             [(beside, 1 - number % 2)] if number % 3 else [],
         )
     )
-    assert objects > 5 * mistakes
+    assert objects > 0.4 and mistakes < 0.15
 
 
 def test_objects_are_where_others_of_their_class_are():
@@ -158,7 +158,7 @@ def test_objects_are_where_others_of_their_class_are():
             [(BELOW, 1 - number % 2)] if number % 3 else [],
         )
     )
-    assert objects > 3 * mistakes
+    assert objects > 0.4 and mistakes < 0.15
 
 
 def test_that_all_of_a_class_are_left_out_in_a_picture_does_not_acquit_them():
@@ -178,20 +178,29 @@ def test_that_all_of_a_class_are_left_out_in_a_picture_does_not_acquit_them():
     assert missing.suspicion[~is_object].mean() < 0.1
 
 
-def test_a_class_that_is_mostly_found_by_mistake_is_less_suspicious():
-    objects, mistakes = two_kinds(
-        lambda rng, number: (
-            [(BOX, int(rng.random() < 0.1)), (FAR, int(rng.random() < 0.1))],
-            [(BELOW, 1)] if number % 2 else [],
-        )
-    )
-    assert objects > 3 * mistakes
+def test_that_a_class_is_left_out_more_than_others_does_not_acquit_it():
+    rng = np.random.default_rng(0)
+    boxes, classes, images, found = [], [], [], []
+    for picture in range(400):
+        for class_, box, share in ((0, BOX, 0.05), (1, FAR, 0.5)):
+            found.append((picture, box, class_, rng.beta(6, 2)))
+            if picture == 399 or rng.random() >= share:  # no picture without a number
+                boxes.append(box)
+                classes.append(class_)
+                images.append(picture)
+        found.append((picture, BELOW, picture % 2, rng.beta(2, 6)))
+    data = annotations(boxes, classes, image=images)
+    missing = find_missing_objects(detections(found, num_objects=len(boxes)), data)
+    is_object = missing.boxes[:, 1] < 100
+    assert is_object.sum() == 800 - len(boxes)
+    assert missing.suspicion[is_object & (missing.classes == 1)].mean() > 0.5
+    assert missing.suspicion[~is_object].mean() < 0.1
 
 
 def test_where_another_class_is_annotated_an_object_may_be_nearer():
-    near = (10, 10, 50, 28)  # an IoU of 0.45
-    for class_, number in ((0, 0), (1, 1)):
-        evidence = detections([(0, near, class_, 0.9)], num_objects=1)
+    near, nearer = (10, 10, 50, 28), (10, 10, 50, 32)  # an IoU of 0.45 and 0.55
+    for box, class_, number in ((near, 0, 0), (near, 1, 1), (nearer, 1, 0)):
+        evidence = detections([(0, box, class_, 0.9)], num_objects=1)
         assert len(find_missing_objects(evidence, annotations([BOX], [0])).image) == number
 
 
